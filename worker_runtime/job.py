@@ -1,0 +1,291 @@
+"""The words for a job: its states, its record, and the values that pass between the stages.
+
+Plain data. Nothing here does I/O or knows how a job is run.
+"""
+
+from __future__ import annotations
+
+import enum
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+if TYPE_CHECKING:
+    from worker_runtime.task import JobOptions, TaskDefinition
+
+JOB_ID_PATTERN = r"[A-Za-z0-9._:-]{1,128}"
+
+
+class Priority(enum.IntEnum):
+    """Strict: a ready job of a lower number always starts first."""
+
+    CRITICAL = 0
+    HIGH = 1
+    NORMAL = 2
+    LOW = 3
+
+    @classmethod
+    def named(cls, name: str) -> Priority:
+        """The priority called `name` (`low`, `normal`, `high`, `critical`); ValueError otherwise."""
+        try:
+            return cls[name.upper()]
+        except KeyError:
+            allowed = ", ".join(p.name.lower() for p in reversed(cls))
+            raise ValueError(f"priority must be one of {allowed}, not {name!r}") from None
+
+
+class State(enum.StrEnum):
+    SCHEDULED = "scheduled"
+    QUEUED = "queued"
+    RUNNING = "running"
+    COMPLETED = "completed"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+
+# Module-level names: enum member access costs a descriptor call on 3.11, too dear for the hot path.
+SCHEDULED = State.SCHEDULED
+QUEUED = State.QUEUED
+RUNNING = State.RUNNING
+COMPLETED = State.COMPLETED
+FAILED = State.FAILED
+CANCELLED = State.CANCELLED
+
+TERMINAL_STATES = frozenset({COMPLETED, FAILED, CANCELLED})
+
+
+class Reason(enum.StrEnum):
+    """Why a job failed."""
+
+    ERROR = "error"
+    TIMEOUT = "timeout"
+    CRASHED = "crashed"
+    INTERRUPTED = "interrupted"
+    EXPIRED = "expired"
+    UNENCODABLE = "unencodable"
+
+
+class Failure(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
+    """What went wrong in an attempt, as bounded text. Never holds the exception itself, whose
+    traceback would keep every frame's objects alive for as long as the history does.
+
+    `note` names a side condition, for example `abandoned_thread` or `sigkill`.
+    """
+
+    reason: Reason
+    error_type: str
+    error: str
+    traceback: str | None = None
+    note: str | None = None
+
+
+class AttemptRecord(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
+    """One ended attempt that was not the last. Times are Unix seconds."""
+
+    number: int
+    started_at: float
+    ended_at: float
+    failure: Failure | None = None
+
+
+class Progress(msgspec.Struct, frozen=True, gc=False):
+    """The latest `ctx.report()`. `at` is Unix seconds."""
+
+    done: float
+    total: float | None
+    step: str | None
+    at: float
+
+    @property
+    def percentage(self) -> float:
+        """0 to 100; 0 while the total is unknown."""
+        if not self.total:
+            return 0.0
+        return min(100.0, max(0.0, 100.0 * self.done / self.total))
+
+    def remaining_s(self, started_at: float | None) -> float | None:
+        """Estimated seconds to the end at the average rate so far; None while it cannot be told."""
+        if started_at is None or not self.total or self.done <= 0:
+            return None
+        elapsed_s = max(0.0, self.at - started_at)
+        return max(0.0, elapsed_s * (self.total - self.done) / self.done)
+
+
+class Metric(msgspec.Struct, frozen=True, gc=False):
+    """One `ctx.record_metric()`. `at` is Unix seconds."""
+
+    at: float
+    name: str
+    value: float
+
+
+class Activity(msgspec.Struct, eq=False):
+    """What a job's attempts reported. Made on the first report, so that quiet jobs pay nothing.
+
+    `metrics_dropped` counts the oldest metrics that no longer fit; the cursor of `metrics[0]`.
+    """
+
+    progress: Progress | None = None
+    metrics: list[Metric] = []
+    metrics_dropped: int = 0
+    attempts: list[AttemptRecord] = []
+
+
+class Job(msgspec.Struct, gc=False, eq=False, weakref=False):
+    """One enqueued call of a task. Times are Unix seconds.
+
+    Danger: `gc=False` keeps a million queued jobs out of the garbage collector's walks, so a Job
+    must never be reachable from something that it refers to (a handle, a slot, the runtime).
+    `kwargs` is None where there are none. `order` is the place in line: a lower number was
+    accepted earlier; it survives retries and restarts.
+    """
+
+    id: str
+    task: TaskDefinition
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any] | None
+    queue: str
+    priority: int
+    order: int
+    created_at: float
+    state: State = QUEUED
+    attempt: int = 0
+    crashes: int = 0
+    due_at: float = 0.0
+    started_at: float | None = None
+    ended_at: float | None = None
+    result: Any = None
+    failure: Failure | None = None
+    options: JobOptions | None = None
+    activity: Activity | None = None
+    waiters: list[Any] | None = None
+
+    @property
+    def is_ended(self) -> bool:
+        return self.ended_at is not None
+
+    def activity_made(self) -> Activity:
+        """The job's activity, made now if there is none."""
+        if self.activity is None:
+            self.activity = Activity()
+        return self.activity
+
+
+class OutcomeKind(enum.Enum):
+    RETURNED = "returned"
+    RAISED = "raised"
+    RUN_AGAIN = "run_again"
+    STOPPED = "stopped"
+
+
+class StopReason(enum.StrEnum):
+    """Why a running attempt was told to stop."""
+
+    CANCEL = "cancel"
+    TIMEOUT = "timeout"
+    SHUTDOWN = "shutdown"
+
+
+class Outcome(msgspec.Struct, frozen=True, gc=False, eq=False):
+    """The value an attempt ends in. Only the finisher interprets it.
+
+    value       what the task returned, when `kind` is RETURNED
+    failure     what went wrong, when RAISED or STOPPED
+    retryable   RAISED: the task's `Retry` admits this exception
+    again_s     RUN_AGAIN: seconds until the next run; `uses_attempt` whether it counts as a try
+    stopped_by  STOPPED: who ended it
+    """
+
+    kind: OutcomeKind
+    value: Any = None
+    failure: Failure | None = None
+    retryable: bool = False
+    again_s: float = 0.0
+    uses_attempt: bool = False
+    stopped_by: StopReason | None = None
+
+
+class Transition(msgspec.Struct, frozen=True, gc=False, eq=False):
+    """What the finisher decided: the job's next state and everything recorded with it.
+
+    `due_at` only for SCHEDULED and QUEUED. `attempt` and `crashes` are the job's counters from now
+    on: an interrupted or postponed attempt gives its number back.
+    """
+
+    state: State
+    at: float
+    value: Any = None
+    failure: Failure | None = None
+    due_at: float = 0.0
+    attempt: int = 0
+    crashes: int = 0
+
+
+class JobInfo(msgspec.Struct, frozen=True, omit_defaults=False):
+    """A job as others see it: the public, encodable snapshot behind every answer about a job."""
+
+    id: str
+    task: str
+    queue: str
+    priority: str
+    state: State
+    attempt: int
+    created_at: datetime
+    due_at: datetime | None = None
+    started_at: datetime | None = None
+    ended_at: datetime | None = None
+    progress: ProgressInfo | None = None
+    reason: Reason | None = None
+    error_type: str | None = None
+    error: str | None = None
+    note: str | None = None
+    label: str | None = None
+
+
+class ProgressInfo(msgspec.Struct, frozen=True):
+    done: float
+    total: float | None
+    percentage: float
+    step: str | None
+    remaining_s: float | None
+
+
+def utc(at: float | None) -> datetime | None:
+    """Unix seconds as an aware UTC datetime."""
+    return None if at is None else datetime.fromtimestamp(at, UTC)
+
+
+def describe(job: Job) -> JobInfo:
+    """The public snapshot of `job` as it is now."""
+    failure = job.failure
+    progress = job.activity.progress if job.activity is not None else None
+    return JobInfo(
+        id=job.id,
+        task=job.task.name,
+        queue=job.queue,
+        priority=PRIORITY_NAMES[job.priority],
+        state=job.state,
+        attempt=job.attempt,
+        created_at=datetime.fromtimestamp(job.created_at, UTC),
+        due_at=utc(job.due_at or None),
+        started_at=utc(job.started_at),
+        ended_at=utc(job.ended_at),
+        progress=None
+        if progress is None
+        else ProgressInfo(
+            done=progress.done,
+            total=progress.total,
+            percentage=progress.percentage,
+            step=progress.step,
+            remaining_s=None if job.is_ended else progress.remaining_s(job.started_at),
+        ),
+        reason=None if failure is None else failure.reason,
+        error_type=None if failure is None else failure.error_type,
+        error=None if failure is None else failure.error,
+        note=None if failure is None else failure.note,
+        label=None if job.options is None else job.options.label,
+    )
+
+
+PRIORITY_NAMES = tuple(p.name.lower() for p in Priority)

@@ -1,0 +1,161 @@
+"""The waiting jobs of one named queue: a ready line per priority and a heap of delayed jobs.
+
+Plain functions on plain data: nothing here waits, reads a clock or knows who asks.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections import deque
+from collections.abc import Iterator
+from itertools import chain
+
+from worker_runtime.job import Job, Priority
+
+_COMPACT_AT_LEAST = 256
+
+
+class PriorityQueue:
+    """Strict priorities, first in first out within one.
+
+    With `aging_s`, a job that has waited n times that long competes n priorities higher; ties go to
+    the higher original priority.
+
+    Guarantees: a withdrawn job is never popped, and `len()` counts each waiting job once.
+    Assumes: a job is pushed only while it is not already waiting.
+    """
+
+    __slots__ = ("_delayed", "_entries", "_lines", "_waiting", "_withdrawn", "aging_s")
+
+    def __init__(self, aging_s: float | None = None) -> None:
+        self.aging_s = aging_s
+        self._lines: tuple[deque[Job], ...] = tuple(deque() for _ in Priority)
+        self._delayed: list[tuple[float, int, Job]] = []
+        self._withdrawn: set[str] = set()
+        self._waiting = 0
+        self._entries = 0
+
+    def __len__(self) -> int:
+        return self._waiting
+
+    def __iter__(self) -> Iterator[Job]:
+        """Waiting jobs: ready ones in the order they would start, then delayed ones by due time."""
+        delayed = (job for _, _, job in sorted(self._delayed, key=lambda entry: entry[:2]))
+        for job in chain(*self._lines, delayed):
+            if job.id not in self._withdrawn:
+                yield job
+
+    @property
+    def ready_count(self) -> int:
+        """Waiting jobs that are due, whether or not a slot is free for them."""
+        if not self._withdrawn:
+            return self._waiting - len(self._delayed)
+        withdrawn = self._withdrawn
+        return self._waiting - sum(job.id not in withdrawn for _, _, job in self._delayed)
+
+    @property
+    def next_due(self) -> float | None:
+        """Unix seconds at which the earliest delayed job becomes ready; None where there is none."""
+        while self._delayed and self._delayed[0][2].id in self._withdrawn:
+            self._forget(heapq.heappop(self._delayed)[2])
+        return self._delayed[0][0] if self._delayed else None
+
+    def push(self, job: Job, *, front: bool = False) -> None:
+        """Add a job that is due; `front` puts it before its equals (it had started before)."""
+        if self._withdrawn and job.id in self._withdrawn:
+            self._compact()
+        line = self._lines[job.priority]
+        if front:
+            line.appendleft(job)
+        else:
+            line.append(job)
+        self._waiting += 1
+        self._entries += 1
+
+    def push_delayed(self, job: Job) -> None:
+        """Add a job that becomes ready at its `due_at`."""
+        if self._withdrawn and job.id in self._withdrawn:
+            self._compact()
+        heapq.heappush(self._delayed, (job.due_at, job.order, job))
+        self._waiting += 1
+        self._entries += 1
+
+    def promote_due(self, now: float) -> list[Job]:
+        """Move the delayed jobs that are due at `now` to the ready lines, and return them."""
+        due: list[Job] = []
+        while self._delayed and self._delayed[0][0] <= now:
+            job = heapq.heappop(self._delayed)[2]
+            if job.id in self._withdrawn:
+                self._forget(job)
+            else:
+                self._lines[job.priority].append(job)
+                due.append(job)
+        return due
+
+    def pop_nowait(self, now: float) -> Job | None:
+        """The job that starts next; None where none is ready. `now` matters only with aging."""
+        if self.aging_s is not None:
+            return self._pop_aged(now)
+        for line in self._lines:
+            while line:
+                job = line.popleft()
+                if self._withdrawn and job.id in self._withdrawn:
+                    self._forget(job)
+                    continue
+                self._waiting -= 1
+                self._entries -= 1
+                return job
+        return None
+
+    def withdraw(self, job: Job) -> None:
+        """Take a waiting job out. Its entry stays until it surfaces or garbage outweighs the rest."""
+        self._withdrawn.add(job.id)
+        self._waiting -= 1
+        garbage = len(self._withdrawn)
+        if garbage > _COMPACT_AT_LEAST and garbage * 2 > self._entries:
+            self._compact()
+
+    def position(self, job: Job) -> int | None:
+        """How many ready jobs would start up to and including this one; None if it is not ready."""
+        place = 0
+        for line in self._lines[: job.priority + 1]:
+            for other in line:
+                if other.id not in self._withdrawn:
+                    place += 1
+                    if other is job:
+                        return place
+        return None
+
+    def _pop_aged(self, now: float) -> Job | None:
+        # Within a line the oldest stands first, so only the heads can win.
+        assert self.aging_s is not None
+        best: deque[Job] | None = None
+        best_rank = 0
+        for priority, line in enumerate(self._lines):
+            while line and line[0].id in self._withdrawn:
+                self._forget(line.popleft())
+            if line:
+                waited_s = max(0.0, now - max(line[0].created_at, line[0].due_at))
+                rank = max(0, priority - int(waited_s / self.aging_s))
+                if best is None or rank < best_rank:
+                    best, best_rank = line, rank
+        if best is None:
+            return None
+        self._waiting -= 1
+        self._entries -= 1
+        return best.popleft()
+
+    def _forget(self, job: Job) -> None:
+        self._withdrawn.discard(job.id)
+        self._entries -= 1
+
+    def _compact(self) -> None:
+        withdrawn = self._withdrawn
+        for line in self._lines:
+            kept = [job for job in line if job.id not in withdrawn]
+            line.clear()
+            line.extend(kept)
+        self._delayed = [entry for entry in self._delayed if entry[2].id not in withdrawn]
+        heapq.heapify(self._delayed)
+        withdrawn.clear()
+        self._entries = self._waiting

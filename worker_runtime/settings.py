@@ -1,0 +1,222 @@
+"""Settings: one frozen struct, read once, each wrong value refused with the variable's name.
+
+Every field that the environment can set names its variables in its own annotation, so that this
+table is the only place where a variable, its range and its default meet.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import typing
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+import msgspec
+
+from worker_runtime.errors import ConfigurationError
+
+Dialect = Literal["sandbox", "vera", "operations"]
+DIALECTS: tuple[Dialect, ...] = typing.get_args(Dialect)
+
+_DEFAULT_PORT = {"sandbox": 8080, "vera": 5000, "operations": 5003}
+
+
+def _env(*names: str, **limits: Any) -> msgspec.Meta:
+    """Variables that set a field, preferred name first, and the limits of its value."""
+    return msgspec.Meta(extra={"env": names}, **limits)
+
+
+class QueueSettings(msgspec.Struct, frozen=True):
+    """One named queue. None means: as the runtime's settings say.
+
+    concurrency  attempts that run at a time
+    capacity     jobs that may wait, scheduled ones included
+    aging_s      a waiting job rises one priority for each `aging_s` seconds; None: strict for ever
+    """
+
+    name: Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9._:-]{1,128}$")]
+    concurrency: Annotated[int, msgspec.Meta(ge=1, le=100_000)] | None = None
+    capacity: Annotated[int, msgspec.Meta(ge=1, le=100_000_000)] | None = None
+    aging_s: Annotated[float, msgspec.Meta(gt=0)] | None = None
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True):
+    """Everything that can be configured. Read with `Settings.from_environment()`."""
+
+    # Who and where
+    name: Annotated[
+        str, _env("WORKER_NAME", "WORKER_ID", "KTRDR_WORKER_ID", min_length=1, max_length=128)
+    ] = "worker-1"
+    color: Annotated[str, _env("WORKER_COLOR", max_length=64)] = "#10b981"
+    host: Annotated[str, _env("WORKER_HOST")] = "127.0.0.1"
+    port: Annotated[
+        int, _env("PORT", "WORKER_PORT", "KTRDR_WORKER_PORT", ge=0, le=65535)
+    ] | None = None
+    metrics_port: Annotated[int, _env("METRICS_PORT", ge=0, le=65535)] | None = None
+    dialects: Annotated[tuple[Dialect, ...], _env("WORKER_DIALECTS")] = DIALECTS
+    token: Annotated[str, _env("WORKER_TOKEN", min_length=1)] | None = None
+    allow_anonymous: Annotated[bool, _env("WORKER_ALLOW_ANONYMOUS")] = False
+    import_modules: Annotated[tuple[str, ...], _env("WORKER_IMPORT")] = ()
+
+    # How much at a time
+    concurrency: Annotated[
+        int, _env("MAX_CONCURRENT", "MAX_CONCURRENT_REQUESTS", ge=1, le=100_000)
+    ] | None = None
+    queue_capacity: Annotated[
+        int, _env("QUEUE_CAPACITY", "QUEUE_SIZE", ge=1, le=100_000_000)
+    ] = 100
+    threads: Annotated[int, _env("MAX_WORKERS", ge=1, le=1000)] | None = None
+    processes: Annotated[int, _env("WORKER_PROCESSES", ge=1, le=1000)] | None = None
+    queues: tuple[QueueSettings, ...] = ()
+
+    # What is kept, and how long
+    store: Annotated[str, _env("WORKER_STORE")] = "memory://"
+    history_count_max: Annotated[int, _env("WORKER_HISTORY_COUNT", ge=0)] = 10_000
+    history_ttl_s: Annotated[float, _env("WORKER_HISTORY_TTL", ge=0)] = 86_400.0
+
+    # Limits
+    task_timeout_s: Annotated[float, _env("TASK_TIMEOUT", gt=0)] | None = None
+    cancel_grace_s: Annotated[float, _env("WORKER_CANCEL_GRACE", ge=0, le=3600)] = 5.0
+    stop_within_s: Annotated[float, _env("WORKER_STOP_WITHIN", ge=0, le=3600)] = 25.0
+    abandoned_max: Annotated[int, _env("WORKER_ABANDONED_MAX", ge=0, le=10_000)] = 10
+    payload_bytes_max: Annotated[int, _env("WORKER_PAYLOAD_BYTES", ge=1)] = 1 << 20
+    result_bytes_max: Annotated[int, _env("WORKER_RESULT_BYTES", ge=1)] = 1 << 20
+    error_bytes_max: Annotated[int, msgspec.Meta(ge=64)] = 8192
+    waiters_max: Annotated[int, msgspec.Meta(ge=1)] = 100_000
+    crashes_max: Annotated[int, msgspec.Meta(ge=1)] = 3
+    loop_lag_warn_s: Annotated[float, _env("WORKER_LOOP_LAG_WARN", gt=0)] = 0.5
+    max_cpu_percent: Annotated[float, _env("MAX_CPU_PERCENT", gt=0, le=100)] | None = None
+    max_memory_percent: Annotated[float, _env("MAX_MEMORY_PERCENT", gt=0, le=100)] | None = None
+    health_check_interval_s: Annotated[float, _env("HEALTH_CHECK_INTERVAL", gt=0, le=3600)] = 30.0
+
+    # Logs
+    log_level: Annotated[
+        Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"],
+        _env("LOG_LEVEL", "KTRDR_LOG_LEVEL"),
+    ] = "INFO"
+    log_format: Annotated[Literal["text", "json"], _env("LOG_FORMAT")] = "text"
+
+    # The sandbox's simulated task
+    response_delay_ms: Annotated[int, _env("RESPONSE_DELAY_MS", ge=0, le=3_600_000)] = 100
+    failure_rate: Annotated[float, _env("FAILURE_RATE", ge=0, le=1)] = 0.0
+
+    # The fleet this worker joins
+    worker_type: Annotated[str, _env("WORKER_TYPE", "KTRDR_WORKER_TYPE")] | None = None
+    backend_url: Annotated[
+        str, _env("WORKER_BACKEND_URL", "KTRDR_API_CLIENT_BASE_URL", "KTRDR_API_URL")
+    ] | None = None
+    public_url: Annotated[
+        str,
+        _env("WORKER_PUBLIC_URL", "KTRDR_WORKER_PUBLIC_BASE_URL", "WORKER_PUBLIC_BASE_URL",
+             "KTRDR_WORKER_ENDPOINT_URL", "WORKER_ENDPOINT_URL"),
+    ] | None = None
+
+    @classmethod
+    def from_environment(
+        cls, environ: Mapping[str, str] | None = None, **explicit: Any
+    ) -> Settings:
+        """Settings from `environ` (the process's own by default); `explicit` values that are not
+        None win over it. Raises ConfigurationError, naming the variable or the argument."""
+        source = os.environ if environ is None else environ
+        values: dict[str, Any] = {}
+        for field, hint in typing.get_type_hints(cls, include_extras=True).items():
+            if explicit.get(field) is None:
+                found = _read(source, _variables(hint), hint)
+                if found is not None:
+                    values[field] = found
+        explicit = {k: v for k, v in explicit.items() if v is not None}
+        return checked(cls(**values), **explicit)
+
+    @property
+    def listen_port(self) -> int:
+        """The port to listen on: as set, else the first dialect's own."""
+        if self.port is not None:
+            return self.port
+        return _DEFAULT_PORT[self.dialects[0]] if self.dialects else 8080
+
+    @property
+    def default_concurrency(self) -> int:
+        """`concurrency`; where that is not given, the number of threads that was; else 10."""
+        return self.concurrency or self.threads or 10
+
+    @property
+    def default_threads(self) -> int:
+        return self.threads or self.default_concurrency
+
+    @property
+    def default_processes(self) -> int:
+        return self.processes or os.cpu_count() or 1
+
+    @property
+    def is_loopback(self) -> bool:
+        """Whether only this machine can reach `host`."""
+        try:
+            found = socket.getaddrinfo(self.host or "0.0.0.0", None)
+        except OSError:
+            return False
+        return all(str(a[4][0]).startswith("127.") or a[4][0] == "::1" for a in found)
+
+
+def checked(settings: Settings, **changes: Any) -> Settings:
+    """`settings` with `changes` applied and every limit checked. Raises ConfigurationError."""
+    unknown = changes.keys() - set(Settings.__struct_fields__)
+    if unknown:
+        raise ConfigurationError(f"unknown setting {sorted(unknown)[0]!r}")
+    if "queues" in changes:
+        changes["queues"] = tuple(changes["queues"])
+    raw = {**msgspec.structs.asdict(settings), **changes}
+    raw["queues"] = [msgspec.structs.asdict(q) for q in raw["queues"]]
+    for field, hint in typing.get_type_hints(Settings, include_extras=True).items():
+        try:
+            raw[field] = msgspec.convert(raw[field], hint)
+        except msgspec.ValidationError as error:
+            raise ConfigurationError(f"{field}: {error}") from None
+    names = [q.name for q in raw["queues"]]
+    if len(set(names)) != len(names):
+        raise ConfigurationError(f"queues: two queues have one name in {names}")
+    return Settings(**raw)
+
+
+def _variables(hint: Any) -> tuple[str, ...]:
+    """The environment variables named in a field's annotation, wherever in it they stand."""
+    for part in getattr(hint, "__metadata__", ()):
+        if isinstance(part, msgspec.Meta) and part.extra and "env" in part.extra:
+            return tuple(part.extra["env"])
+    for argument in typing.get_args(hint):
+        names = _variables(argument)
+        if names:
+            return names
+    return ()
+
+
+def _read(source: Mapping[str, str], names: tuple[str, ...], hint: Any) -> Any:
+    """The one value that `names` agree on, parsed; None where none of them is set."""
+    given = {name: source[name].strip() for name in names if source.get(name, "").strip()}
+    parsed = {name: _parse(name, text, hint) for name, text in given.items()}
+    if len({repr(value) for value in parsed.values()}) > 1:
+        listing = ", ".join(f"{name}={given[name]!r}" for name in given)
+        raise ConfigurationError(f"{' and '.join(given)} disagree: {listing}; set only one of them")
+    return next(iter(parsed.values()), None)
+
+
+def _parse(name: str, text: str, hint: Any) -> Any:
+    value: Any = text
+    if "tuple" in repr(hint):
+        value = [part.strip() for part in text.split(",") if part.strip()]
+    elif name == "LOG_LEVEL" or name == "KTRDR_LOG_LEVEL":
+        value = {"WARN": "WARNING", "FATAL": "CRITICAL"}.get(text.upper(), text.upper())
+    elif text.lower() in ("yes", "on", "no", "off") and "bool" in repr(hint):
+        value = text.lower() in ("yes", "on")
+    try:
+        return msgspec.convert(value, hint, strict=False)
+    except msgspec.ValidationError as error:
+        allowed = f"; allowed: {', '.join(_words(hint))}" if _words(hint) else ""
+        raise ConfigurationError(f"{name}={text!r}: {error}{allowed}") from None
+
+
+def _words(hint: Any) -> tuple[str, ...]:
+    """The words a Literal somewhere in `hint` allows."""
+    if typing.get_origin(hint) is Literal:
+        return typing.get_args(hint)
+    return next((w for a in typing.get_args(hint) if (w := _words(a))), ())

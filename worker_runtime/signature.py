@@ -1,0 +1,254 @@
+"""Checks a call's arguments against a task's annotations, when the job is enqueued.
+
+The annotations become msgspec Structs once per task: one array-like Struct per number of
+positional arguments, and one with every parameter by name for calls that use keywords. A check is
+then one C call, and its result is what the task receives.
+"""
+
+from __future__ import annotations
+
+import enum
+import inspect
+import re
+import types
+import typing
+from collections.abc import Callable, Mapping
+from datetime import date, datetime, time, timedelta
+from decimal import Decimal
+from typing import Any
+from uuid import UUID
+
+import msgspec
+
+from worker_runtime.errors import ConfigurationError, InvalidArguments
+
+Arguments = tuple[tuple[Any, ...], dict[str, Any] | None]
+
+# From Python callers these arrive as themselves; from a wire, `str` stands for them.
+_NATIVE_TYPES = (bytes, bytearray, memoryview, datetime, date, time, timedelta, UUID, Decimal)
+
+_POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+
+
+class Signature:
+    """What arguments a task takes, its context parameter left out.
+
+    `bind` raises InvalidArguments, naming the argument, the problem and what is allowed. Parameters
+    whose annotation msgspec cannot express (or that cannot be resolved) accept anything.
+    """
+
+    def __init__(self, fn: Callable[..., Any], context_type: type | None = None) -> None:
+        parameters = list(inspect.signature(fn).parameters.values())
+        hints = _resolve(fn, parameters)
+        self.context_name: str | None = _context_parameter(parameters, hints, context_type)
+        self.context_index = next(
+            (
+                i
+                for i, p in enumerate(parameters)
+                if p.name == self.context_name and p.kind in _POSITIONAL
+            ),
+            None,
+        )
+        parameters = [p for p in parameters if p.name != self.context_name]
+
+        self.types: dict[str, Any] = {p.name: _checkable(hints[p.name]) for p in parameters}
+        self._positional = [p.name for p in parameters if p.kind in _POSITIONAL]
+        self._positional_only = {p.name for p in parameters if p.kind is p.POSITIONAL_ONLY}
+        self._by_keyword = {p.name for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD} | {
+            p.name for p in parameters if p.kind is p.KEYWORD_ONLY
+        }
+        self._required = [
+            p.name for p in parameters if p.default is p.empty and p.kind not in (
+                p.VAR_POSITIONAL, p.VAR_KEYWORD,
+            )
+        ]
+        self._rest = next((p.name for p in parameters if p.kind is p.VAR_POSITIONAL), None)
+        self._extra = next((p.name for p in parameters if p.kind is p.VAR_KEYWORD), None)
+        self._nothing_required = not self._required
+        self._required_keyword_only = [n for n in self._required if n not in self._positional]
+        self._positional_required = len(self._required) - len(self._required_keyword_only)
+        self._by_arity: dict[int, type[msgspec.Struct]] = {}
+        self._by_name = self._named_struct()
+
+    def bind(
+        self, args: tuple[Any, ...], kwargs: Mapping[str, Any] | None, *, wire: bool = False
+    ) -> Arguments:
+        """The checked arguments, containers copied and values converted to the annotated types.
+
+        `wire=True` for arguments decoded from JSON or MessagePack, where text may stand for a
+        date, a UUID, a Decimal or bytes.
+        """
+        if not kwargs:
+            if not args and self._nothing_required:
+                return (), None
+            if (
+                self._positional_required <= len(args) <= len(self._positional)
+                and not self._required_keyword_only
+            ):
+                struct = self._by_arity.get(len(args)) or self._arity_struct(len(args))
+                return msgspec.structs.astuple(self._convert(args, struct, wire)), None
+        return self._bind_named(args, kwargs or {}, wire)
+
+    def with_context(
+        self, context: object, args: tuple[Any, ...], kwargs: dict[str, Any] | None
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """The call's arguments with the context put where the function wants it."""
+        if self.context_name is None:
+            return args, kwargs or {}
+        index = self.context_index
+        if index is not None and index <= len(args):
+            return (*args[:index], context, *args[index:]), kwargs or {}
+        return args, {**(kwargs or {}), self.context_name: context}
+
+    def _bind_named(
+        self, args: tuple[Any, ...], kwargs: Mapping[str, Any], wire: bool
+    ) -> Arguments:
+        self._check_names(args, kwargs)
+        given: dict[str, Any] = dict(zip(self._positional, args, strict=False))
+        extra = {k: v for k, v in kwargs.items() if k not in self._by_keyword}
+        given.update((k, v) for k, v in kwargs.items() if k in self._by_keyword)
+        if self._rest is not None:
+            given[self._rest] = args[len(self._positional) :]
+        if self._extra is not None:
+            given[self._extra] = extra
+        checked = self._convert(given, self._by_name, wire)
+        values = {name: getattr(checked, f"p{i}") for i, name in enumerate(self.types)}
+        by_position = min(len(args), len(self._positional))
+        bound = tuple(values[name] for name in self._positional[:by_position])
+        if self._rest is not None:
+            bound += tuple(values[self._rest])
+        named = {k: values[k] for k in kwargs if k in self._by_keyword}
+        if self._extra is not None:
+            named.update(values[self._extra])
+        return bound, named or None
+
+    def _check_names(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+        if len(args) > len(self._positional) and self._rest is None:
+            raise InvalidArguments(
+                f"takes at most {len(self._positional)} positional arguments, {len(args)} given"
+            )
+        by_position = set(self._positional[: len(args)])
+        for name in kwargs:
+            if not isinstance(name, str):
+                raise InvalidArguments(f"argument names must be text, not {name!r}")
+            if name in by_position and name not in self._positional_only:
+                raise InvalidArguments(f"argument `{name}` is given twice")
+            if name not in self._by_keyword and self._extra is None:
+                allowed = ", ".join(sorted(self._by_keyword)) or "none"
+                raise InvalidArguments(
+                    f"unknown argument `{name[:64]}`; arguments by name: {allowed}"
+                )
+        missing = [
+            n
+            for n in self._required
+            if n not in by_position and (n not in kwargs or n in self._positional_only)
+        ]
+        if missing:
+            raise InvalidArguments(f"missing argument `{missing[0]}`")
+
+    def _convert(self, given: Any, struct: type[msgspec.Struct], wire: bool) -> msgspec.Struct:
+        try:
+            return msgspec.convert(given, struct, builtin_types=() if wire else _NATIVE_TYPES)
+        except msgspec.ValidationError as error:
+            problem = error
+        except (RecursionError, OverflowError) as error:
+            raise InvalidArguments(f"arguments cannot be checked: {error}") from None
+        try:  # convert takes an Enum's value, not its member: unwrap members and look again
+            return msgspec.convert(
+                _enum_values(given), struct, builtin_types=() if wire else _NATIVE_TYPES
+            )
+        except (msgspec.ValidationError, RecursionError):
+            raise InvalidArguments(self._explain(str(problem))) from None
+
+    def _explain(self, message: str) -> str:
+        """msgspec's sentence with its `$[0].x` or `$.name.x` path turned into an argument's name."""
+        found = re.search(r" - at `\$(?:\[(\d+)\]|\.(\w+))(.*)`$", message)
+        if found is None:
+            return message
+        name = self._positional[int(found[1])] if found[1] else found[2]
+        problem = message[: found.start()]
+        return f"argument `{name}{found[3]}`: {problem[:1].lower()}{problem[1:]}"
+
+    def _arity_struct(self, count: int) -> type[msgspec.Struct]:
+        names = self._positional[:count]
+        struct = msgspec.defstruct(
+            "Arguments",
+            [(f"p{i}", self.types[name]) for i, name in enumerate(names)],
+            array_like=True,
+            gc=False,
+        )
+        self._by_arity[count] = struct
+        return struct
+
+    def _named_struct(self) -> type[msgspec.Struct]:
+        fields: list[Any] = []
+        for i, (name, kind) in enumerate(self.types.items()):
+            if name == self._rest:
+                kind = tuple[kind, ...]  # type: ignore[valid-type]
+            elif name == self._extra:
+                kind = dict[str, kind]  # type: ignore[valid-type]
+            fields.append((f"p{i}", kind, msgspec.field(default=None, name=name)))
+        return msgspec.defstruct("Arguments", fields, gc=False)
+
+
+def _resolve(fn: Callable[..., Any], parameters: list[inspect.Parameter]) -> dict[str, Any]:
+    """Each parameter's annotation, strings evaluated; `Any` where there is none or it fails.
+
+    One by one, because `typing.get_type_hints` gives up on all when one name is missing, which is
+    usual for names imported under TYPE_CHECKING.
+    """
+    scope = getattr(inspect.unwrap(fn), "__globals__", {})
+    return {p.name: _resolve_one(p, scope) for p in parameters}
+
+
+def _resolve_one(parameter: inspect.Parameter, scope: dict[str, Any]) -> Any:
+    hint = parameter.annotation
+    if hint is parameter.empty:
+        return Any
+    holder = types.SimpleNamespace(__annotations__={parameter.name: hint})
+    try:
+        return typing.get_type_hints(holder, scope, include_extras=True)[parameter.name]
+    except Exception:  # whatever a broken annotation raises, the parameter stays usable
+        return hint
+
+
+def _context_parameter(
+    parameters: list[inspect.Parameter], hints: dict[str, Any], context_type: type | None
+) -> str | None:
+    """The parameter annotated with the context type, else a first parameter called `ctx`."""
+    if context_type is None:
+        return None
+    for p in parameters:
+        hint = hints[p.name]
+        is_named = isinstance(hint, str) and hint.rpartition(".")[2] == context_type.__name__
+        if hint is context_type or is_named:
+            if p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD):
+                raise ConfigurationError(f"*{p.name} cannot be the context parameter")
+            return p.name
+    if parameters and parameters[0].name == "ctx" and parameters[0].kind in _POSITIONAL:
+        return "ctx"
+    return None
+
+
+def _checkable(hint: Any) -> Any:
+    """`hint`, or `Any` where msgspec cannot express it."""
+    if isinstance(hint, str | typing.TypeVar):
+        return Any
+    try:
+        probe = msgspec.defstruct("Probe", [("value", hint)])
+        msgspec.convert({}, probe)
+    except msgspec.ValidationError:
+        return hint  # the type is understood; only the value is missing
+    except Exception:
+        return Any
+    return hint
+
+
+def _enum_values(value: Any) -> Any:
+    if isinstance(value, enum.Enum):
+        return value.value
+    if type(value) is dict:
+        return {_enum_values(k): _enum_values(v) for k, v in value.items()}
+    if type(value) in (list, tuple, set, frozenset):
+        return type(value)(_enum_values(v) for v in value)
+    return value

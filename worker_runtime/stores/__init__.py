@@ -1,0 +1,64 @@
+"""Stores: where accepted jobs are kept beyond this process's memory.
+
+The memory store is the job table alone: a runtime without a durable store has `store is None` and
+its hot path asks nothing. A durable store is told of every transition before the world is.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Sequence
+from typing import Any, Protocol
+
+from worker_runtime.job import Job, Transition
+from worker_runtime.task import TaskDefinition
+
+
+class Store(Protocol):
+    """Keeps jobs across the life of a process.
+
+    All methods are called on the event loop's thread. The `record_...` methods return at once and
+    keep their order: what is recorded later is never durable earlier.
+    """
+
+    async def open(self) -> None:
+        """Make the store usable. Raises ConfigurationError naming what is wrong: locked by another
+        process, corrupt, read-only, of a newer version."""
+        ...
+
+    def recover(
+        self, tasks: Callable[[str], TaskDefinition]
+    ) -> AsyncIterator[Sequence[Job]]:
+        """The unfinished jobs of earlier lives, oldest first, in bounded batches.
+
+        A job that was running comes as QUEUED with `crashes` one higher, already recorded so.
+        `tasks` gives the definition for a name (a parked one where the task is gone).
+        """
+        ...
+
+    def record_accepted(self, jobs: Sequence[Job]) -> asyncio.Future[None] | None:
+        """Keep new jobs, all or none. The future ends when they may be acknowledged and raises
+        StoreUnavailable when they were not kept; None: they may be acknowledged now."""
+        ...
+
+    def record_started(self, job: Job) -> asyncio.Future[None] | None:
+        """Keep that `job` is running attempt `job.attempt`. The task must not be called before the
+        future ends; None: it may be called now."""
+        ...
+
+    def record_transition(
+        self, job: Job, transition: Transition, then: Callable[[], None]
+    ) -> None:
+        """Keep what an attempt or a cancel led to; `then` is called on the loop once it may be
+        shown. `job` itself still has its former state."""
+        ...
+
+    async def find(self, job_id: str) -> Job | None:
+        """An ended job that is no longer in memory."""
+        ...
+
+    def statistics(self) -> dict[str, Any]: ...
+
+    async def close(self) -> None:
+        """Write what is pending and release the file or connection."""
+        ...

@@ -1,0 +1,256 @@
+"""Tasks: registered functions and the policy each runs under."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import random
+import re
+from collections.abc import Callable
+from typing import Any, Literal, ParamSpec, TypeVar, overload
+
+import msgspec
+
+from worker_runtime.errors import ConfigurationError, RemoteFailure
+from worker_runtime.job import JOB_ID_PATTERN, Priority
+from worker_runtime.signature import Signature
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+RunIn = Literal["loop", "thread", "process"]
+OnCrash = Literal["retry", "fail"]
+
+_POLICY_ATTRIBUTE = "__worker_runtime_task__"
+
+
+class Retry(msgspec.Struct, frozen=True):
+    """When and how often a failed attempt is tried again.
+
+    The n-th retry waits `delay_s * factor ** (n - 1)` seconds, at most `delay_max_s`, then up to
+    `jitter` of that is taken off at random, so that jobs that failed together do not return
+    together. A timeout counts as `TimeoutError`. Crashes have a budget of their own.
+    """
+
+    max_attempts: int = 3
+    delay_s: float = 1.0
+    factor: float = 2.0
+    delay_max_s: float = 600.0
+    jitter: float = 0.25
+    only_for: tuple[type[BaseException], ...] = (Exception,)
+
+    def __post_init__(self) -> None:
+        _require(self.max_attempts >= 1, "Retry.max_attempts", "at least 1", self.max_attempts)
+        _require(0 <= self.delay_s < 1e9, "Retry.delay_s", "seconds, 0 or more", self.delay_s)
+        _require(1 <= self.factor < 1e6, "Retry.factor", "at least 1", self.factor)
+        _require(0 <= self.delay_max_s < 1e9, "Retry.delay_max_s", "0 or more", self.delay_max_s)
+        _require(0 <= self.jitter <= 1, "Retry.jitter", "between 0 and 1", self.jitter)
+        for kind in self.only_for:
+            is_exception = isinstance(kind, type) and issubclass(kind, BaseException)
+            _require(is_exception, "Retry.only_for", "exception classes", kind)
+
+    def admits(self, error: BaseException) -> bool:
+        """Whether `error` is of a kind that is tried again."""
+        if isinstance(error, RemoteFailure):
+            names = {qualified_name(kind) for kind in self.only_for}
+            return not names.isdisjoint(error.lineage)
+        return isinstance(error, self.only_for)
+
+    def wait_s(self, attempt: int) -> float:
+        """Seconds to wait after the failed `attempt` (1 for the first)."""
+        try:
+            full_s = min(self.delay_max_s, self.delay_s * self.factor ** (attempt - 1))
+        except OverflowError:
+            full_s = self.delay_max_s
+        return full_s * (1.0 - self.jitter * random.random())
+
+
+NO_RETRY = Retry(max_attempts=1)
+
+
+class TaskPolicy(msgspec.Struct, frozen=True):
+    """How a task's jobs are run. None means: the runtime's default.
+
+    queue         the line its jobs wait in
+    timeout_s     the longest an attempt may run
+    run_in        `loop` (async functions), `thread` (sync functions) or `process`
+    result_ttl_s  how long an ended job is kept
+    on_crash      what happens to a job whose process died: tried again, at most three times, or failed
+    domain        the operations dialect serves the task at `POST /{domain}/start`
+    """
+
+    name: str | None = None
+    queue: str | None = None
+    priority: Priority = Priority.NORMAL
+    timeout_s: float | None = None
+    retry: Retry | None = None
+    run_in: RunIn | None = None
+    result_ttl_s: float | None = None
+    on_crash: OnCrash = "retry"
+    domain: str | None = None
+
+
+class JobOptions(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What one job overrides of its task's policy, and what only a job can have.
+
+    UNSET means: as the task says. `expires_at` is Unix seconds: a job that has not started by then
+    fails as `expired`. `label` is free text shown back to whoever asks.
+    """
+
+    timeout_s: float | None | msgspec.UnsetType = msgspec.UNSET
+    retry: Retry | None | msgspec.UnsetType = msgspec.UNSET
+    result_ttl_s: float | msgspec.UnsetType = msgspec.UNSET
+    expires_at: float | None = None
+    label: str | None = None
+
+
+@overload
+def task(fn: Callable[P, R], /) -> Callable[P, R]: ...
+
+
+@overload
+def task(
+    *,
+    name: str | None = None,
+    queue: str | None = None,
+    priority: Priority = Priority.NORMAL,
+    timeout_s: float | None = None,
+    retry: Retry | None = None,
+    run_in: RunIn | None = None,
+    result_ttl_s: float | None = None,
+    on_crash: OnCrash = "retry",
+    domain: str | None = None,
+) -> Callable[[Callable[P, R]], Callable[P, R]]: ...
+
+
+def task(fn: Callable[P, R] | None = None, /, **policy: Any) -> Any:
+    """Mark a function as a task and say how its jobs run; see `TaskPolicy` for the meanings.
+
+    The function itself is returned, unwrapped: calling it still just calls it. Raises
+    ConfigurationError for a value out of range.
+    """
+    checked = TaskPolicy(**policy)
+    _check_policy(checked)
+
+    def mark(function: Callable[P, R]) -> Callable[P, R]:
+        setattr(function, _POLICY_ATTRIBUTE, checked)
+        return function
+
+    return mark(fn) if fn is not None else mark
+
+
+class TaskDefinition:
+    """A task as one runtime has it: the function, its policy with defaults filled in, its signature.
+
+    `fn` is None for a task that stored jobs name but this process does not have: such jobs are
+    kept, visible and parked.
+    """
+
+    __slots__ = (
+        "domain",
+        "fn",
+        "is_async",
+        "max_attempts",
+        "name",
+        "on_crash",
+        "priority",
+        "queue",
+        "result_ttl_s",
+        "retry",
+        "run_in",
+        "signature",
+        "timeout_s",
+    )
+
+    def __init__(
+        self,
+        fn: Callable[..., Any] | None,
+        policy: TaskPolicy,
+        *,
+        name: str,
+        queue: str = "default",
+        timeout_s: float | None = None,
+        context_type: type | None = None,
+    ) -> None:
+        self.fn = fn
+        self.name = name
+        self.queue = policy.queue or queue
+        self.priority = policy.priority
+        self.timeout_s = policy.timeout_s if policy.timeout_s is not None else timeout_s
+        self.retry = policy.retry or NO_RETRY
+        self.max_attempts = self.retry.max_attempts
+        self.result_ttl_s = policy.result_ttl_s
+        self.on_crash = policy.on_crash
+        self.domain = policy.domain
+        self.is_async = fn is not None and _is_async(fn)
+        self.run_in: RunIn = policy.run_in or ("loop" if self.is_async else "thread")
+        self.signature = Signature(fn if fn is not None else _parked, context_type)
+
+    def __repr__(self) -> str:
+        return f"<task {self.name} in {self.run_in}>"
+
+
+def define(
+    fn: Callable[..., Any],
+    *,
+    name: str | None = None,
+    queue: str = "default",
+    timeout_s: float | None = None,
+    context_type: type | None = None,
+) -> TaskDefinition:
+    """A definition of `fn`, marked with `@task` or plain. Raises ConfigurationError."""
+    if not callable(fn):
+        raise ConfigurationError(f"a task must be a function, not {fn!r}")
+    target = fn.func if isinstance(fn, functools.partial) else fn
+    policy = getattr(target, _POLICY_ATTRIBUTE, None) or TaskPolicy()
+    name = name or policy.name or getattr(target, "__name__", type(target).__name__)
+    if not re.fullmatch(JOB_ID_PATTERN, name):
+        raise ConfigurationError(f"task name {name!r} must match {JOB_ID_PATTERN}; pass name=...")
+    if inspect.isasyncgenfunction(target) or inspect.isgeneratorfunction(target):
+        raise ConfigurationError(f"task {name!r} is a generator function; a task returns once")
+    try:
+        definition = TaskDefinition(
+            fn, policy, name=name, queue=queue, timeout_s=timeout_s, context_type=context_type
+        )
+    except (TypeError, ValueError) as error:
+        raise ConfigurationError(f"task {name!r} has no usable signature: {error}") from error
+    if definition.run_in == "loop" and not definition.is_async:
+        raise ConfigurationError(
+            f"task {name!r} is a sync function and would block the event loop; "
+            "make it async or run it in a thread or process"
+        )
+    if definition.run_in == "thread" and definition.is_async:
+        raise ConfigurationError(f"task {name!r} is async: run it in the loop or a process")
+    return definition
+
+
+def qualified_name(kind: type) -> str:
+    return f"{kind.__module__}.{kind.__qualname__}"
+
+
+def _is_async(fn: Callable[..., Any]) -> bool:
+    target = fn.func if isinstance(fn, functools.partial) else fn
+    if inspect.iscoroutinefunction(target):
+        return True
+    return inspect.iscoroutinefunction(getattr(target, "__call__", None))  # noqa: B004
+
+
+def _parked(*args: Any, **kwargs: Any) -> None:
+    raise AssertionError("a parked task has no function and is never started")
+
+
+def _check_policy(policy: TaskPolicy) -> None:
+    if policy.timeout_s is not None:
+        _require(0 < policy.timeout_s < 1e9, "timeout_s", "seconds above 0", policy.timeout_s)
+    if policy.result_ttl_s is not None:
+        _require(0 <= policy.result_ttl_s < 1e10, "result_ttl_s", "0 or more", policy.result_ttl_s)
+    _require(policy.run_in in (None, "loop", "thread", "process"), "run_in",
+             "loop, thread or process", policy.run_in)
+    _require(policy.on_crash in ("retry", "fail"), "on_crash", "retry or fail", policy.on_crash)
+    if not isinstance(policy.priority, Priority):
+        raise ConfigurationError(f"priority must be a Priority, not {policy.priority!r}")
+
+
+def _require(ok: bool, name: str, allowed: str, value: object) -> None:
+    if not ok:
+        raise ConfigurationError(f"{name} must be {allowed}, not {value!r}")
