@@ -1,30 +1,30 @@
 """Every exception this package raises on purpose.
 
-    WorkerRuntimeError
-    ├── ConfigurationError        a setting, task or store that cannot work; raised before any job runs
-    ├── Refused                   the job was not accepted and will never run
-    │   ├── InvalidJob            id, option or payload outside its limits
-    │   ├── InvalidArguments      the arguments do not fit the task's annotations
-    │   ├── UnknownTask
-    │   ├── UnknownQueue
-    │   ├── JobConflict           the id belongs to a job with another payload
-    │   ├── PayloadTooLarge
-    │   └── Unavailable           try again after `retry_after_s`
-    │       ├── QueueFull
-    │       ├── Overloaded        admission control said no
-    │       ├── StoreUnavailable  the store cannot keep the job now (for example no space)
-    │       └── ShuttingDown
-    ├── UnknownJob
-    ├── InvalidTransition         the job is not in a state that allows this
-    └── JobNotCompleted           what `JobHandle.result()` raises
-        ├── JobFailed
-        └── JobCancelled
-    JobInterrupted                raised inside a task by `ctx.raise_if_cancelled()`
-    RunAgain                      raised or returned by a task to be run again later
-    ExecutorFailure               an executor could not run an attempt to its end
-    ├── ChildCrashed              the child process that ran it died
-    ├── RemoteFailure             the task raised in a child process
-    └── ExecutorFull              no thread or child is left to run it
+WorkerRuntimeError
+├── ConfigurationError        a setting, task or store that cannot work; raised before any job runs
+├── Refused                   the job was not accepted and will never run
+│   ├── InvalidJob            id, option or payload outside its limits
+│   ├── InvalidArguments      the arguments do not fit the task's annotations
+│   ├── UnknownTask
+│   ├── UnknownQueue
+│   ├── JobConflict           the id belongs to a job with another payload
+│   ├── PayloadTooLarge
+│   └── Unavailable           try again after `retry_after_s`
+│       ├── QueueFull
+│       ├── Overloaded        admission control said no
+│       ├── StoreUnavailable  the store cannot keep the job now (for example no space)
+│       └── ShuttingDown
+├── UnknownJob
+├── InvalidTransition         the job is not in a state that allows this
+└── JobNotCompleted           what `JobHandle.result()` raises
+    ├── JobFailed
+    └── JobCancelled
+JobInterrupted                raised inside a task by `ctx.raise_if_cancelled()`
+RunAgain                      raised or returned by a task to be run again later
+ExecutorFailure               an executor could not run an attempt to its end
+├── ChildCrashed              the child process that ran it died
+├── RemoteFailure             the task raised in a child process
+└── ExecutorFull              no thread or child is left to run it
 """
 
 from __future__ import annotations
@@ -190,8 +190,17 @@ class ExecutorFailure(WorkerRuntimeError):
 
 
 class ChildCrashed(ExecutorFailure):
-    """The child process died. `detail` says how (signal, exit code, memory limit) and ends with the
-    last lines of its stderr."""
+    """The child process that ran the attempt died.
+
+    The text says how and ends with the last lines of its stderr; `note` is one word for it, for
+    example `sigkill`, `exit_0` or `memory_limit`. `retryable` is False where another run would die
+    the same way.
+    """
+
+    def __init__(self, message: str, *, note: str, retryable: bool = True) -> None:
+        super().__init__(message)
+        self.note = note
+        self.retryable = retryable
 
 
 class ExecutorFull(ExecutorFailure):

@@ -70,10 +70,11 @@ class Failure(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     """What went wrong in an attempt, as bounded text. Never holds the exception itself, whose
     traceback would keep every frame's objects alive for as long as the history does.
 
-    `note` names a side condition, for example `abandoned_thread` or `sigkill`.
+    `reason` is None for a cancelled job, which has words but no fault. `note` names a side
+    condition, for example `abandoned_thread` or `sigkill`.
     """
 
-    reason: Reason
+    reason: Reason | None
     error_type: str
     error: str
     traceback: str | None = None
@@ -138,7 +139,8 @@ class Job(msgspec.Struct, gc=False, eq=False, weakref=False):
     Danger: `gc=False` keeps a million queued jobs out of the garbage collector's walks, so a Job
     must never be reachable from something that it refers to (a handle, a slot, the runtime).
     `kwargs` is None where there are none. `order` is the place in line: a lower number was
-    accepted earlier; it survives retries and restarts.
+    accepted earlier; it survives retries and restarts. `must_encode`: somebody will read the result
+    as JSON or MessagePack, so one that cannot be encoded fails the job.
     """
 
     id: str
@@ -160,6 +162,7 @@ class Job(msgspec.Struct, gc=False, eq=False, weakref=False):
     options: JobOptions | None = None
     activity: Activity | None = None
     waiters: list[Any] | None = None
+    must_encode: bool = False
 
     @property
     def is_ended(self) -> bool:
@@ -177,6 +180,7 @@ class OutcomeKind(enum.Enum):
     RAISED = "raised"
     RUN_AGAIN = "run_again"
     STOPPED = "stopped"
+    REFUSED = "refused"
 
 
 class StopReason(enum.StrEnum):
@@ -192,9 +196,11 @@ class Outcome(msgspec.Struct, frozen=True, gc=False, eq=False):
 
     value       what the task returned, when `kind` is RETURNED
     failure     what went wrong, when RAISED or STOPPED
-    retryable   RAISED: the task's `Retry` admits this exception
+    retryable   RAISED: the job's `Retry` admits this exception (a crash: it may be run again)
     again_s     RUN_AGAIN: seconds until the next run; `uses_attempt` whether it counts as a try
     stopped_by  STOPPED: who ended it
+
+    REFUSED means that the job was never accepted, so that there is nothing to record.
     """
 
     kind: OutcomeKind

@@ -50,9 +50,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     ] = "worker-1"
     color: Annotated[str, _env("WORKER_COLOR", max_length=64)] = "#10b981"
     host: Annotated[str, _env("WORKER_HOST")] = "127.0.0.1"
-    port: Annotated[
-        int, _env("PORT", "WORKER_PORT", "KTRDR_WORKER_PORT", ge=0, le=65535)
-    ] | None = None
+    port: (
+        Annotated[int, _env("PORT", "WORKER_PORT", "KTRDR_WORKER_PORT", ge=0, le=65535)] | None
+    ) = None
     metrics_port: Annotated[int, _env("METRICS_PORT", ge=0, le=65535)] | None = None
     dialects: Annotated[tuple[Dialect, ...], _env("WORKER_DIALECTS")] = DIALECTS
     token: Annotated[str, _env("WORKER_TOKEN", min_length=1)] | None = None
@@ -60,12 +60,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     import_modules: Annotated[tuple[str, ...], _env("WORKER_IMPORT")] = ()
 
     # How much at a time
-    concurrency: Annotated[
-        int, _env("MAX_CONCURRENT", "MAX_CONCURRENT_REQUESTS", ge=1, le=100_000)
-    ] | None = None
-    queue_capacity: Annotated[
-        int, _env("QUEUE_CAPACITY", "QUEUE_SIZE", ge=1, le=100_000_000)
-    ] = 100
+    concurrency: (
+        Annotated[int, _env("MAX_CONCURRENT", "MAX_CONCURRENT_REQUESTS", ge=1, le=100_000)] | None
+    ) = None
+    queue_capacity: Annotated[int, _env("QUEUE_CAPACITY", "QUEUE_SIZE", ge=1, le=100_000_000)] = 100
     threads: Annotated[int, _env("MAX_WORKERS", ge=1, le=1000)] | None = None
     processes: Annotated[int, _env("WORKER_PROCESSES", ge=1, le=1000)] | None = None
     queues: tuple[QueueSettings, ...] = ()
@@ -103,14 +101,23 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
     # The fleet this worker joins
     worker_type: Annotated[str, _env("WORKER_TYPE", "KTRDR_WORKER_TYPE")] | None = None
-    backend_url: Annotated[
-        str, _env("WORKER_BACKEND_URL", "KTRDR_API_CLIENT_BASE_URL", "KTRDR_API_URL")
-    ] | None = None
-    public_url: Annotated[
-        str,
-        _env("WORKER_PUBLIC_URL", "KTRDR_WORKER_PUBLIC_BASE_URL", "WORKER_PUBLIC_BASE_URL",
-             "KTRDR_WORKER_ENDPOINT_URL", "WORKER_ENDPOINT_URL"),
-    ] | None = None
+    backend_url: (
+        Annotated[str, _env("WORKER_BACKEND_URL", "KTRDR_API_CLIENT_BASE_URL", "KTRDR_API_URL")]
+        | None
+    ) = None
+    public_url: (
+        Annotated[
+            str,
+            _env(
+                "WORKER_PUBLIC_URL",
+                "KTRDR_WORKER_PUBLIC_BASE_URL",
+                "WORKER_PUBLIC_BASE_URL",
+                "KTRDR_WORKER_ENDPOINT_URL",
+                "WORKER_ENDPOINT_URL",
+            ),
+        ]
+        | None
+    ) = None
 
     @classmethod
     def from_environment(

@@ -58,8 +58,13 @@ class Signature:
             p.name for p in parameters if p.kind is p.KEYWORD_ONLY
         }
         self._required = [
-            p.name for p in parameters if p.default is p.empty and p.kind not in (
-                p.VAR_POSITIONAL, p.VAR_KEYWORD,
+            p.name
+            for p in parameters
+            if p.default is p.empty
+            and p.kind
+            not in (
+                p.VAR_POSITIONAL,
+                p.VAR_KEYWORD,
             )
         ]
         self._rest = next((p.name for p in parameters if p.kind is p.VAR_POSITIONAL), None)

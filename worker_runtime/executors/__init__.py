@@ -25,6 +25,10 @@ class Call(Protocol):
 
     def began(self) -> None: ...
 
+    def interrupt(self) -> None:
+        """Raise CancelledError where the caller awaits what `start` returned."""
+        ...
+
 
 class Executor(Protocol):
     """Where attempts run.
@@ -35,6 +39,8 @@ class Executor(Protocol):
     """
 
     needs_context: bool
+    stop_grace_s: float
+    """Seconds after `stop` before the caller may give the attempt up."""
 
     async def open(self) -> None:
         """Make ready to run. Raises ConfigurationError when it never will be."""

@@ -26,9 +26,7 @@ class Store(Protocol):
         process, corrupt, read-only, of a newer version."""
         ...
 
-    def recover(
-        self, tasks: Callable[[str], TaskDefinition]
-    ) -> AsyncIterator[Sequence[Job]]:
+    def recover(self, tasks: Callable[[str], TaskDefinition]) -> AsyncIterator[Sequence[Job]]:
         """The unfinished jobs of earlier lives, oldest first, in bounded batches.
 
         A job that was running comes as QUEUED with `crashes` one higher, already recorded so.
@@ -41,14 +39,18 @@ class Store(Protocol):
         StoreUnavailable when they were not kept; None: they may be acknowledged now."""
         ...
 
-    def record_started(self, job: Job) -> asyncio.Future[None] | None:
-        """Keep that `job` is running attempt `job.attempt`. The task must not be called before the
-        future ends; None: it may be called now."""
+    async def acknowledged(self, job: Job) -> None:
+        """Wait until an accepted job may be acknowledged; for a second caller with the same id.
+        Raises StoreUnavailable when it was not kept."""
         ...
 
-    def record_transition(
-        self, job: Job, transition: Transition, then: Callable[[], None]
-    ) -> None:
+    def record_started(self, job: Job) -> asyncio.Future[None] | None:
+        """Keep that `job` is running attempt `job.attempt`. The task must not be called before the
+        future ends; None: it may be called now. Raises StoreUnavailable only for a job that was
+        never accepted because `record_accepted` failed; a kept job waits for space."""
+        ...
+
+    def record_transition(self, job: Job, transition: Transition, then: Callable[[], None]) -> None:
         """Keep what an attempt or a cancel led to; `then` is called on the loop once it may be
         shown. `job` itself still has its former state."""
         ...

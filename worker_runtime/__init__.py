@@ -1,0 +1,90 @@
+"""An embeddable asyncio job runtime.
+
+from worker_runtime import Runtime, task
+
+@task(timeout_s=30)
+async def greet(name: str) -> str:
+    return f"hello {name}"
+
+async with Runtime([greet]) as runtime:
+    job = await runtime.enqueue(greet, "world")
+    print(await job.result(timeout_s=5))
+"""
+
+from worker_runtime.context import JobContext
+from worker_runtime.enqueue import Call, call
+from worker_runtime.errors import (
+    ConfigurationError,
+    InvalidArguments,
+    InvalidJob,
+    InvalidTransition,
+    JobCancelled,
+    JobConflict,
+    JobFailed,
+    JobInterrupted,
+    JobNotCompleted,
+    Overloaded,
+    PayloadTooLarge,
+    QueueFull,
+    Refused,
+    RunAgain,
+    ShuttingDown,
+    StoreUnavailable,
+    Unavailable,
+    UnknownJob,
+    UnknownQueue,
+    UnknownTask,
+    WorkerRuntimeError,
+)
+from worker_runtime.events import Event, Missed, Subscription
+from worker_runtime.handle import JobHandle
+from worker_runtime.job import JobInfo, Priority, ProgressInfo, Reason, State
+from worker_runtime.runtime import JobPage, QueueInfo, Runtime
+from worker_runtime.settings import QueueSettings, Settings
+from worker_runtime.task import Retry, task
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Call",
+    "ConfigurationError",
+    "Event",
+    "InvalidArguments",
+    "InvalidJob",
+    "InvalidTransition",
+    "JobCancelled",
+    "JobConflict",
+    "JobContext",
+    "JobFailed",
+    "JobHandle",
+    "JobInfo",
+    "JobInterrupted",
+    "JobNotCompleted",
+    "JobPage",
+    "Missed",
+    "Overloaded",
+    "PayloadTooLarge",
+    "Priority",
+    "ProgressInfo",
+    "QueueFull",
+    "QueueInfo",
+    "QueueSettings",
+    "Reason",
+    "Refused",
+    "Retry",
+    "RunAgain",
+    "Runtime",
+    "Settings",
+    "ShuttingDown",
+    "State",
+    "StoreUnavailable",
+    "Subscription",
+    "Unavailable",
+    "UnknownJob",
+    "UnknownQueue",
+    "UnknownTask",
+    "WorkerRuntimeError",
+    "__version__",
+    "call",
+    "task",
+]

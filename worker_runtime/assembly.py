@@ -1,0 +1,122 @@
+"""The only place that chooses concrete parts from the settings."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from worker_runtime.attempt import Attempts, Middleware
+from worker_runtime.dispatcher import Dispatcher, Lane
+from worker_runtime.errors import ConfigurationError
+from worker_runtime.events import EventHub
+from worker_runtime.executors import Executor
+from worker_runtime.executors.local import LoopExecutor, ThreadExecutor
+from worker_runtime.finisher import Finisher
+from worker_runtime.intake import Intake
+from worker_runtime.job import Job
+from worker_runtime.registry import TaskRegistry, Tasks
+from worker_runtime.settings import Settings
+from worker_runtime.stores import Store
+from worker_runtime.table import JobTable
+
+DEFAULT_QUEUE = "default"
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What a runtime is made of."""
+
+    settings: Settings
+    registry: TaskRegistry
+    table: JobTable
+    events: EventHub
+    store: Store | None
+    executors: dict[str, Executor]
+    lanes: dict[str, Lane]
+    attempts: Attempts
+    finisher: Finisher
+    dispatcher: Dispatcher
+    intake: Intake
+
+
+def assemble(settings: Settings, tasks: Tasks, middleware: Sequence[Middleware]) -> Parts:
+    """Build the parts and connect them. Nothing is opened yet. Raises ConfigurationError."""
+    registry = TaskRegistry(queue=DEFAULT_QUEUE, timeout_s=settings.task_timeout_s)
+    registry.add_all(tasks)
+    lanes = _lanes(settings, registry)
+    table = JobTable(
+        history_count_max=settings.history_count_max,
+        history_ttl_s=settings.history_ttl_s,
+        waiters_max=settings.waiters_max,
+    )
+    events = EventHub()
+    store = _store(settings)
+    executors = _executors(settings, registry)
+    attempts = Attempts(
+        executors, middleware=middleware, store=store, error_bytes_max=settings.error_bytes_max
+    )
+
+    def requeue(job: Job, front: bool) -> None:  # the finisher is made before the dispatcher
+        dispatcher.put_back(job, front)
+
+    finisher = Finisher(
+        table,
+        events,
+        store=store,
+        requeue=requeue,
+        crashes_max=settings.crashes_max,
+        result_bytes_max=settings.result_bytes_max,
+    )
+    dispatcher = Dispatcher(lanes, attempts, finisher, events, abandoned_max=settings.abandoned_max)
+    intake = Intake(registry, table, dispatcher, events)
+    return Parts(
+        settings,
+        registry,
+        table,
+        events,
+        store,
+        executors,
+        lanes,
+        attempts,
+        finisher,
+        dispatcher,
+        intake,
+    )
+
+
+def _lanes(settings: Settings, registry: TaskRegistry) -> dict[str, Lane]:
+    lanes = {
+        queue.name: Lane(
+            queue.name,
+            concurrency=queue.concurrency or settings.default_concurrency,
+            capacity=queue.capacity or settings.queue_capacity,
+            aging_s=queue.aging_s,
+        )
+        for queue in settings.queues
+    }
+    for name in (DEFAULT_QUEUE, *(task.queue for task in registry)):
+        if name not in lanes:
+            lanes[name] = Lane(
+                name, concurrency=settings.default_concurrency, capacity=settings.queue_capacity
+            )
+    return lanes
+
+
+def _executors(settings: Settings, registry: TaskRegistry) -> dict[str, Executor]:
+    return {
+        "loop": LoopExecutor(stop_grace_s=settings.cancel_grace_s),
+        "thread": ThreadExecutor(
+            size=settings.default_threads,
+            abandoned_max=settings.abandoned_max,
+            stop_grace_s=settings.cancel_grace_s,
+        ),
+    }
+
+
+def _store(settings: Settings) -> Store | None:
+    scheme = settings.store.partition("://")[0]
+    if scheme == "memory":
+        return None
+    raise ConfigurationError(
+        f"store={settings.store!r}: must be memory://, sqlite:///path or redis://host"
+    )

@@ -1,0 +1,366 @@
+"""While a slot is free and a job is due, start an attempt.
+
+Slots are resident: an asyncio task that attempts one job after another, because a task per job
+costs twice as much (docs/decisions/0003-resident-slots.md). A job must not notice. So a slot ends,
+and another takes its place, when its job left context variables changed or a cancel pending.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import logging
+import time
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from worker_runtime.attempt import Attempts, Slot
+from worker_runtime.deadlines import DeadlineWatch
+from worker_runtime.events import EventHub
+from worker_runtime.finisher import Finisher
+from worker_runtime.job import (
+    QUEUED,
+    RUNNING,
+    SCHEDULED,
+    Failure,
+    Job,
+    Outcome,
+    OutcomeKind,
+    Reason,
+    StopReason,
+)
+from worker_runtime.priority_queue import PriorityQueue
+
+logger = logging.getLogger("worker_runtime.dispatcher")
+
+# Jobs that one slot runs before it lets the event loop serve others, were none of them to wait.
+_JOBS_PER_TURN = 32
+# The wall clock may be set while a timer sleeps; looking again bounds how late a job starts.
+_TIMER_MAX_S = 30.0
+
+
+class Lane:
+    """A named queue at work: its waiting jobs and the slots that attempt them."""
+
+    __slots__ = (
+        "busy",
+        "capacity",
+        "concurrency",
+        "idle",
+        "is_paused",
+        "name",
+        "queue",
+        "running",
+        "timer",
+        "wakeups",
+    )
+
+    def __init__(
+        self, name: str, *, concurrency: int, capacity: int, aging_s: float | None = None
+    ) -> None:
+        self.name = name
+        self.concurrency = concurrency
+        self.capacity = capacity
+        self.queue = PriorityQueue(aging_s)
+        self.busy = 0
+        self.running: set[Slot] = set()
+        self.idle: list[Slot] = []
+        self.wakeups: dict[Slot, asyncio.Future[None]] = {}
+        self.is_paused = False
+        self.timer: asyncio.TimerHandle | None = None
+
+
+class Dispatcher:
+    """Hands due jobs to slots.
+
+    Guarantees: never more than a lane's `concurrency` attempts at a time (abandoned ones, which
+    cannot be ended, at most `abandoned_max` besides); a withdrawn or expired job is never started.
+    """
+
+    def __init__(
+        self,
+        lanes: Mapping[str, Lane],
+        attempts: Attempts,
+        finisher: Finisher,
+        events: EventHub,
+        *,
+        abandoned_max: int,
+    ) -> None:
+        self.lanes = lanes
+        self._attempts = attempts
+        self._finisher = finisher
+        self._events = events
+        self._abandoned_max = abandoned_max
+        self._abandoned: dict[Slot, bool] = {}  # whether its place was given to another
+        self._context = contextvars.copy_context()
+        self._watch = DeadlineWatch(self.running, self._expire)
+        self._is_quiet = False
+        self._slot_freed = asyncio.Event()
+
+    def submit(self, job: Job) -> None:
+        """Put an accepted job in its lane's queue."""
+        lane = self.lanes[job.queue]
+        if job.due_at and job.due_at > time.time():
+            job.state = SCHEDULED
+            lane.queue.push_delayed(job)
+            self._set_timer(lane)
+        else:
+            job.state = QUEUED
+            lane.queue.push(job)
+            if lane.busy < lane.concurrency:
+                self.wake(lane)
+
+    def put_back(self, job: Job, front: bool) -> None:
+        """Queue a job again whose attempt asked for it, failed or was interrupted."""
+        if job.due_at and job.due_at > time.time():
+            self.submit(job)
+        else:
+            lane = self.lanes[job.queue]
+            job.state = QUEUED
+            lane.queue.push(job, front=front)
+            self.wake(lane)
+
+    def withdraw(self, job: Job) -> bool:
+        """Take a job out of its queue; False where it has started already."""
+        if job.state is RUNNING:
+            return False
+        self.lanes[job.queue].queue.withdraw(job)
+        return True
+
+    def wake(self, lane: Lane) -> None:
+        """Start attempts while the lane has a free slot and a job is due."""
+        while lane.busy < lane.concurrency and (job := self._next(lane)) is not None:
+            lane.busy += 1
+            if lane.idle:
+                slot = lane.idle.pop()
+                self._occupy(slot, job)
+                lane.running.add(slot)
+                lane.wakeups.pop(slot).set_result(None)
+            else:
+                self._open_slot(lane, job)
+
+    def running(self) -> Iterator[Slot]:
+        """The slots with a running attempt that is not given up."""
+        for lane in self.lanes.values():
+            yield from lane.running
+
+    def slot_of(self, job: Job) -> Slot | None:
+        return next((s for s in self.lanes[job.queue].running if s.job is job), None)
+
+    def job_of_task(self, runner: asyncio.Task[Any]) -> Job | None:
+        """The job that an asyncio task attempts now. Safe from another thread: it only reads."""
+        return next((s.job for s in list(self.running()) if s.runner is runner), None)
+
+    def request_stop(self, job: Job, message: str = "") -> bool:
+        """Tell a running job to end as cancelled; False where it is not running."""
+        slot = self.slot_of(job)
+        if slot is None:
+            return False
+        slot.request_stop(StopReason.CANCEL, asyncio.get_running_loop().time(), message)
+        return True
+
+    def quiet(self) -> None:
+        """Start nothing more. What runs goes on; what waits keeps waiting."""
+        self._is_quiet = True
+
+    async def wait_none_running(self) -> None:
+        while any(True for _ in self.running()):
+            self._slot_freed.clear()
+            await self._slot_freed.wait()
+
+    async def wait_idle(self) -> None:
+        """Wait until nothing runs and nothing waits, scheduled jobs included."""
+        while any(lane.running or len(lane.queue) for lane in self.lanes.values()):
+            self._slot_freed.clear()
+            await self._slot_freed.wait()
+
+    async def stop(self, within_s: float) -> None:
+        """Let running attempts end for `within_s` seconds, then stop them, then give them up."""
+        self.quiet()
+        if await self._ended_within(within_s):
+            await self._close()
+            return
+        now = asyncio.get_running_loop().time()
+        grace_s = 0.0
+        for slot in list(self.running()):
+            slot.request_stop(StopReason.SHUTDOWN, now)
+            grace_s = max(grace_s, slot.executor.stop_grace_s if slot.executor else 0.0)
+        if not await self._ended_within(grace_s + 1.0):  # the deadline watch gives them up
+            for slot in list(self.running()):
+                self._give_up(slot)
+        await self._close()
+
+    async def _ended_within(self, seconds: float) -> bool:
+        try:
+            async with asyncio.timeout(seconds):
+                await self.wait_none_running()
+        except TimeoutError:
+            return False
+        return True
+
+    async def _close(self) -> None:
+        self._watch.close()
+        resting: list[asyncio.Task[None]] = []
+        for lane in self.lanes.values():
+            if lane.timer is not None:
+                lane.timer.cancel()
+            for slot, wakeup in lane.wakeups.items():
+                wakeup.cancel()
+                if slot.runner is not None:
+                    resting.append(slot.runner)
+            lane.idle.clear()
+            lane.wakeups.clear()
+        if resting:
+            await asyncio.wait(resting)
+
+    def _next(self, lane: Lane) -> Job | None:
+        """The job that the lane starts now, if it may start any."""
+        if self._is_quiet or lane.is_paused:
+            return None
+        now = time.time() if lane.queue.aging_s is not None else 0.0
+        while (job := lane.queue.pop_nowait(now)) is not None:
+            expires_at = None if job.options is None else job.options.expires_at
+            if expires_at is None or time.time() < expires_at:
+                return job
+            text = f"waited longer than its deadline, which passed at {expires_at:.3f}"
+            failure = Failure(Reason.EXPIRED, "Expired", text)
+            self._finisher.apply(job, Outcome(OutcomeKind.RAISED, failure=failure))
+        return None
+
+    def _open_slot(self, lane: Lane, job: Job) -> None:
+        slot = Slot(self._watch.arm)
+        self._occupy(slot, job)
+        lane.running.add(slot)
+        slot.runner = asyncio.get_running_loop().create_task(
+            self._serve(lane, slot), name=f"slot:{lane.name}", context=self._context.copy()
+        )
+
+    def _occupy(self, slot: Slot, job: Job) -> None:
+        self._attempts.prepare(slot, job)
+        job.state = RUNNING
+        job.attempt += 1
+        job.started_at = time.time()
+        if self._events.subscriptions:
+            self._events.emit(job, job.started_at)
+
+    async def _serve(self, lane: Lane, slot: Slot) -> None:
+        """Attempt job after job until the slot is spoilt, given up or closed."""
+        clean = contextvars.copy_context()
+        turn = 0
+        while True:
+            outcome = await self._attempts.run_once(slot)
+            if slot.is_abandoned:
+                self._abandoned_ended(lane, slot)
+                return
+            self._finish(slot, outcome)
+            if self._is_spoilt(slot, clean):
+                self._retire(lane, slot)
+                return
+            job = self._next(lane)
+            if job is not None:
+                self._occupy(slot, job)
+                turn += 1
+                if turn >= _JOBS_PER_TURN:
+                    turn = 0
+                    await asyncio.sleep(0)
+            elif await self._wait_for_work(lane, slot):
+                turn = 0
+            else:
+                return
+
+    def _finish(self, slot: Slot, outcome: Outcome) -> None:
+        duration_s = None
+        if slot.began_at:
+            duration_s = asyncio.get_running_loop().time() - slot.began_at
+        slot.vacate()
+        try:
+            self._finisher.apply(slot.job, outcome, duration_s)
+        except Exception:
+            logger.exception("job %s: its outcome could not be applied", slot.job.id)
+
+    def _is_spoilt(self, slot: Slot, clean: contextvars.Context) -> bool:
+        """Whether the job left something behind that the next one would see."""
+        if slot.stopped_by is not None or contextvars.copy_context() != clean:
+            return True
+        assert slot.runner is not None
+        return slot.runner.cancelling() > 0
+
+    def _retire(self, lane: Lane, slot: Slot) -> None:
+        lane.running.discard(slot)
+        lane.busy -= 1
+        self.wake(lane)
+        self._tell_ended()
+
+    async def _wait_for_work(self, lane: Lane, slot: Slot) -> bool:
+        """Park the slot until `wake` gives it a job; False where the lane is closed."""
+        lane.busy -= 1
+        lane.running.discard(slot)
+        wakeup = asyncio.get_running_loop().create_future()
+        lane.idle.append(slot)
+        lane.wakeups[slot] = wakeup
+        self._tell_ended()
+        try:
+            await wakeup
+        except asyncio.CancelledError:
+            if slot in lane.wakeups:  # cancelled from outside, not by `_close`
+                lane.idle.remove(slot)
+                del lane.wakeups[slot]
+            return False
+        return True
+
+    def _tell_ended(self) -> None:
+        self._slot_freed.set()
+
+    def _expire(self, slot: Slot, now: float) -> None:
+        if slot.stopped_by is None:
+            slot.request_stop(StopReason.TIMEOUT, now)
+        else:
+            self._give_up(slot)
+
+    def _give_up(self, slot: Slot) -> None:
+        """End the job of an attempt that nothing ends, and replace its slot within the bound."""
+        lane = self.lanes[slot.job.queue]
+        run_in = slot.job.task.run_in
+        note = "abandoned_coroutine" if run_in == "loop" else f"abandoned_{run_in}"
+        slot.is_abandoned = True
+        slot.deadline = None
+        lane.running.discard(slot)
+        if slot.executor is not None:
+            slot.executor.abandon(slot)
+        logger.warning("job %s (%s) ignores its stop: %s", slot.job.id, slot.job.task.name, note)
+        self._finisher.apply(slot.job, self._attempts.stopped(slot, note))
+        replaced = len(self._abandoned) < self._abandoned_max
+        self._abandoned[slot] = replaced
+        if replaced:
+            lane.busy -= 1
+            self.wake(lane)
+        self._tell_ended()
+
+    def _abandoned_ended(self, lane: Lane, slot: Slot) -> None:
+        if not self._abandoned.pop(slot):  # beyond the bound it kept its place until now
+            lane.busy -= 1
+            self.wake(lane)
+
+    @property
+    def abandoned_count(self) -> int:
+        """Attempts that were given up and still hold a coroutine or thread."""
+        return len(self._abandoned)
+
+    def _set_timer(self, lane: Lane) -> None:
+        due_at = lane.queue.next_due
+        if due_at is None:
+            return
+        loop = asyncio.get_running_loop()
+        at = loop.time() + min(_TIMER_MAX_S, max(0.0, due_at - time.time()))
+        if lane.timer is not None:
+            if lane.timer.when() <= at:  # it looks again by then and sets the next
+                return
+            lane.timer.cancel()
+        lane.timer = loop.call_at(at, self._promote, lane)
+
+    def _promote(self, lane: Lane) -> None:
+        lane.timer = None
+        for job in lane.queue.promote_due(time.time()):
+            job.state = QUEUED
+        self.wake(lane)
+        self._set_timer(lane)

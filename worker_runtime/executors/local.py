@@ -1,0 +1,223 @@
+"""Executors inside this process: the event loop, and a bounded pool of threads."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import logging
+import threading
+from collections import deque
+from collections.abc import Awaitable
+from queue import SimpleQueue
+from typing import Any
+
+from worker_runtime.errors import ExecutorFull
+from worker_runtime.executors import Call
+from worker_runtime.job import StopReason
+
+logger = logging.getLogger("worker_runtime.executors")
+
+
+class LoopExecutor:
+    """Runs async functions on the event loop, in the task that awaits them."""
+
+    needs_context = False
+
+    def __init__(self, *, stop_grace_s: float) -> None:
+        self.stop_grace_s = stop_grace_s
+        self._abandoned = 0
+
+    async def open(self) -> None:
+        pass
+
+    def start(self, call: Call) -> Awaitable[Any]:
+        call.began()
+        job = call.job
+        result: Awaitable[Any] = job.task.call(call.context, job.args, job.kwargs)
+        return result
+
+    def stop(self, call: Call, reason: StopReason) -> None:
+        if call.context is not None:
+            call.context.stop()
+        call.interrupt()
+
+    def abandon(self, call: Call) -> None:
+        self._abandoned += 1
+
+    def statistics(self) -> dict[str, Any]:
+        return {"size": None, "busy": None, "waiting": 0, "abandoned": self._abandoned}
+
+    async def close(self) -> None:
+        pass
+
+
+class _Work:
+    """One call on its way to a thread and its result on the way back."""
+
+    __slots__ = ("call", "context", "future", "is_abandoned")
+
+    def __init__(self, call: Call, future: asyncio.Future[Any]) -> None:
+        self.call = call
+        self.future = future
+        self.context = contextvars.copy_context()
+        self.is_abandoned = False
+
+
+class _Worker(threading.Thread):
+    """A thread that runs one piece of work at a time, handed to it by the loop.
+
+    A daemon: a task that never returns must not keep the interpreter from ending.
+    """
+
+    def __init__(self, pool: ThreadExecutor, number: int) -> None:
+        super().__init__(name=f"worker-runtime-{number}", daemon=True)
+        self.inbox: SimpleQueue[_Work | None] = SimpleQueue()
+        self._pool = pool
+
+    def run(self) -> None:
+        while (work := self.inbox.get()) is not None:
+            error: BaseException | None = None
+            value: Any = None
+            job, context = work.call.job, work.call.context
+            try:
+                value = work.context.run(job.task.call, context, job.args, job.kwargs)
+            except BaseException as raised:
+                error = raised
+            self._pool.returned(self, work, value, error)
+            del work, job, context, value, error  # a thread that waits must hold nothing
+
+
+class ThreadExecutor:
+    """A bounded pool of threads for sync functions.
+
+    A thread cannot be killed. `stop` sets the flag that `ctx.raise_if_cancelled()` reads; a task
+    that does not look is abandoned: its thread runs on outside the pool and a new one takes its
+    place, until `abandoned_max` threads are out there. After that the pool shrinks, and with no
+    thread left `start` raises ExecutorFull.
+    """
+
+    needs_context = False
+
+    def __init__(self, *, size: int, abandoned_max: int, stop_grace_s: float) -> None:
+        self.stop_grace_s = stop_grace_s
+        self._size = size
+        self._abandoned_max = abandoned_max
+        self._idle: list[_Worker] = []
+        self._busy: dict[Call, tuple[_Worker, _Work]] = {}
+        self._waiting: deque[_Work] = deque()
+        self._abandoned = 0
+        self._made = 0
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._is_closed = False
+
+    async def open(self) -> None:
+        self._loop = asyncio.get_running_loop()
+
+    @property
+    def _available(self) -> int:
+        """How many threads the pool may have now."""
+        return max(0, self._size - max(0, self._abandoned - self._abandoned_max))
+
+    def start(self, call: Call) -> asyncio.Future[Any]:
+        if self._is_closed or self._available == 0:
+            raise ExecutorFull(
+                f"no thread is left: {self._abandoned} are held by tasks that did not stop"
+            )
+        assert self._loop is not None, "open() comes first"
+        work = _Work(call, self._loop.create_future())
+        if self._idle or len(self._busy) < self._available:
+            self._hand_over(work)
+        else:
+            self._waiting.append(work)
+        return work.future
+
+    def stop(self, call: Call, reason: StopReason) -> None:
+        if call.context is not None:
+            call.context.stop()
+        if call not in self._busy:  # still waiting for a thread: nothing of it runs yet
+            call.interrupt()
+
+    def abandon(self, call: Call) -> None:
+        worker_and_work = self._busy.pop(call, None)
+        if worker_and_work is None:
+            return
+        worker_and_work[1].is_abandoned = True
+        self._abandoned += 1
+        logger.warning(
+            "thread abandoned: job %s (%s) did not stop; %d such threads",
+            call.job.id,
+            call.job.task.name,
+            self._abandoned,
+        )
+        self._start_waiting()
+
+    def returned(
+        self, worker: _Worker, work: _Work, value: Any, error: BaseException | None
+    ) -> None:
+        """For the pool's own threads: bring a result to the loop."""
+        assert self._loop is not None
+        try:
+            self._loop.call_soon_threadsafe(self._finish, worker, work, value, error)
+        except RuntimeError:  # the loop is closed: nobody waits any more
+            worker.inbox.put(None)
+
+    def statistics(self) -> dict[str, Any]:
+        return {
+            "size": self._available,
+            "busy": len(self._busy),
+            "waiting": len(self._waiting),
+            "abandoned": self._abandoned,
+        }
+
+    async def close(self) -> None:
+        self._is_closed = True
+        while self._waiting:
+            self._waiting.popleft().future.cancel()
+        while self._idle:
+            self._idle.pop().inbox.put(None)
+
+    def _hand_over(self, work: _Work) -> None:
+        if self._idle:
+            worker = self._idle.pop()
+        else:
+            self._made += 1
+            worker = _Worker(self, self._made)
+            worker.start()
+        self._busy[work.call] = (worker, work)
+        work.call.began()
+        worker.inbox.put(work)
+
+    def _finish(
+        self, worker: _Worker, work: _Work, value: Any, error: BaseException | None
+    ) -> None:
+        if work.is_abandoned:
+            self._abandoned -= 1
+        else:
+            self._busy.pop(work.call, None)
+            _settle(work.future, value, error)
+        if self._is_closed or len(self._busy) + len(self._idle) >= self._available:
+            worker.inbox.put(None)
+        else:
+            self._idle.append(worker)
+        self._start_waiting()
+
+    def _start_waiting(self) -> None:
+        while self._waiting and (self._idle or len(self._busy) < self._available):
+            work = self._waiting.popleft()
+            if not work.future.done():
+                self._hand_over(work)
+
+
+def _settle(future: asyncio.Future[Any], value: Any, error: BaseException | None) -> None:
+    if future.done():  # its awaiter was cancelled
+        return
+    if error is None:
+        future.set_result(value)
+    elif isinstance(error, StopIteration):
+        # A future refuses StopIteration, and an awaiter would hang. Coroutines turn it into a
+        # RuntimeError (PEP 479); so does this.
+        wrapped = RuntimeError("the task raised StopIteration")
+        wrapped.__cause__ = error
+        future.set_exception(wrapped)
+    else:
+        future.set_exception(error)

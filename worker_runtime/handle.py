@@ -1,0 +1,86 @@
+"""What a caller holds of a job it enqueued."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Generic, TypeVar
+
+from worker_runtime.errors import JobCancelled, JobFailed
+from worker_runtime.job import COMPLETED, FAILED, Job, JobInfo, Reason, State, describe
+
+if TYPE_CHECKING:
+    from worker_runtime.runtime import Runtime
+
+R = TypeVar("R")
+
+
+class JobHandle(Generic[R]):
+    """One job, typed by what its task returns."""
+
+    __slots__ = ("_job", "_runtime", "is_new")
+
+    def __init__(self, job: Job, runtime: Runtime, *, is_new: bool = True) -> None:
+        self._job = job
+        self._runtime = runtime
+        self.is_new = is_new
+
+    def __repr__(self) -> str:
+        return f"<job {self._job.id} {self._job.task.name} {self._job.state}>"
+
+    @property
+    def id(self) -> str:
+        return self._job.id
+
+    @property
+    def state(self) -> State:
+        return self._job.state
+
+    @property
+    def job(self) -> Job:
+        """The live record. Read it; only the runtime writes it."""
+        return self._job
+
+    def info(self) -> JobInfo:
+        """A snapshot: state, times, progress, error."""
+        return describe(self._job)
+
+    async def result(self, *, timeout_s: float | None = None) -> R:
+        """The task's return value, waited for at most `timeout_s` seconds.
+
+        Raises JobFailed or JobCancelled when the job ended so, TimeoutError when it has not ended
+        in time (the job goes on).
+        """
+        job = self._job
+        if job.ended_at is None:
+            await self.wait(timeout_s=timeout_s)
+        if job.state is COMPLETED:
+            value: R = job.result
+            return value
+        failure = job.failure
+        if job.state is FAILED and failure is not None:
+            raise JobFailed(
+                job.id,
+                reason=failure.reason or Reason.ERROR,
+                error_type=failure.error_type,
+                error=failure.error,
+                traceback=failure.traceback,
+            )
+        raise JobCancelled(job.id, failure.error if failure is not None else "")
+
+    async def wait(self, *, timeout_s: float | None = None) -> State:
+        """Wait for the job to end, however it does, and return the state it ended in.
+
+        Raises TimeoutError when it has not ended in time.
+        """
+        if self._job.ended_at is None:
+            waiter = self._runtime.wait(self._job)
+            try:
+                async with asyncio.timeout(timeout_s):
+                    await waiter
+            finally:
+                waiter.cancel()
+        return self._job.state
+
+    async def cancel(self, message: str = "") -> bool:
+        """Ask for the job to be cancelled; see `Runtime.cancel`."""
+        return await self._runtime.cancel(self._job.id, message)

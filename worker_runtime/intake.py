@@ -1,0 +1,144 @@
+"""Accept a call as a job, or refuse it: nothing accepted is lost, nothing refused runs."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from worker_runtime.dispatcher import Dispatcher, Lane
+from worker_runtime.enqueue import Call, EnqueueOptions
+from worker_runtime.errors import (
+    InvalidArguments,
+    JobConflict,
+    QueueFull,
+    ShuttingDown,
+    UnknownQueue,
+)
+from worker_runtime.events import EventHub
+from worker_runtime.job import Job
+from worker_runtime.job_id import JobIds, check_job_id
+from worker_runtime.registry import TaskRegistry
+from worker_runtime.table import JobTable
+
+PLAIN = EnqueueOptions()
+
+
+class Intake:
+    """Makes jobs and hands them to the dispatcher.
+
+    Guarantees: a job is in the table before it is in a queue; a known id is never a second job.
+    """
+
+    def __init__(
+        self, registry: TaskRegistry, table: JobTable, dispatcher: Dispatcher, events: EventHub
+    ) -> None:
+        self._registry = registry
+        self._table = table
+        self._dispatcher = dispatcher
+        self._events = events
+        self._ids = JobIds()
+        self._order = 0
+        self.is_open = False
+        self.admission: Callable[[Lane, EnqueueOptions], None] | None = None
+
+    def make(
+        self,
+        task: Callable[..., Any] | str,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        options: EnqueueOptions = PLAIN,
+    ) -> Job:
+        """A checked job that is not accepted yet. Raises Refused."""
+        definition = self._registry.find(task)
+        try:
+            bound, named = definition.signature.bind(args, kwargs, wire=options.wire)
+        except InvalidArguments as error:
+            raise InvalidArguments(f"task {definition.name}: {error}") from None
+        if options is PLAIN:
+            job_id, queue, priority = self._ids.make(), definition.queue, definition.priority
+        else:
+            queue = options.queue or definition.queue
+            if queue not in self._dispatcher.lanes:
+                names = ", ".join(self._dispatcher.lanes)
+                raise UnknownQueue(f"no queue {queue[:128]!r}; queues: {names}")
+            priority = definition.priority if options.priority is None else options.priority
+            job_id = self._ids.make() if options.job_id is None else check_job_id(options.job_id)
+        self._order = order = self._order + 1
+        return Job(
+            job_id,
+            definition,
+            bound,
+            named,
+            queue,
+            priority,
+            order,
+            time.time(),
+            due_at=options.due_at or 0.0,
+            options=options.overrides,
+            must_encode=options.must_encode,
+        )
+
+    def existing(self, job: Job) -> Job | None:
+        """The kept job with the same id, if its payload is the same too. Raises JobConflict."""
+        known = self._table.get(job.id)
+        if known is not None and not _same_payload(known, job):
+            raise JobConflict(f"job id {job.id!r} is in use by a job with another payload")
+        return known
+
+    def check_room(self, job: Job, options: EnqueueOptions, count: int = 1) -> None:
+        """Raises ShuttingDown, QueueFull, or what admission control says."""
+        if not self.is_open:
+            raise ShuttingDown("this worker accepts no new jobs: it is stopping", retry_after_s=5.0)
+        lane = self._dispatcher.lanes[job.queue]
+        waiting = len(lane.queue)
+        if waiting + count > lane.capacity:
+            free = 0 if lane.is_paused or job.due_at else lane.concurrency - lane.busy
+            if waiting + count - free > lane.capacity:
+                raise QueueFull(
+                    f"queue {lane.name!r} is full: {waiting} jobs wait, {lane.capacity} may",
+                )
+        if self.admission is not None:
+            self.admission(lane, options)
+
+    def admit(self, job: Job) -> None:
+        """Keep the job in the table and let it run."""
+        self._table.jobs[job.id] = job
+        job.task.tally.accepted += 1
+        self._dispatcher.submit(job)
+        if self._events.subscriptions:
+            self._events.emit(job, job.created_at)
+
+    def retract(self, jobs: Sequence[Job]) -> None:
+        """Undo `admit`: the store could not keep these jobs, so that they were not accepted."""
+        for job in jobs:
+            job.task.tally.accepted -= 1
+            self._dispatcher.withdraw(job)
+            self._table.forget(job)
+
+    def restore(self, job: Job) -> None:
+        """Take up a job that an earlier life accepted. A parked one is kept and does not run."""
+        self._order = max(self._order, job.order)
+        self._table.jobs[job.id] = job
+        if not job.task.is_parked:
+            self._dispatcher.submit(job)
+
+    def make_many(self, calls: Sequence[Call[Any]], options: EnqueueOptions) -> list[Job]:
+        """Checked jobs for all of the calls, with room for all of them. Raises Refused."""
+        jobs = [self.make(c.task, c.args, c.kwargs, options) for c in calls]
+        per_queue = Counter(job.queue for job in jobs)
+        for job in jobs:
+            count = per_queue.pop(job.queue, 0)
+            if count:
+                self.check_room(job, options, count)
+        return jobs
+
+
+def _same_payload(one: Job, other: Job) -> bool:
+    if one.task.name != other.task.name:
+        return False
+    try:
+        return bool(one.args == other.args and (one.kwargs or {}) == (other.kwargs or {}))
+    except Exception:  # an argument's own comparison: without an answer they count as different
+        return False

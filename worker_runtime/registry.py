@@ -1,0 +1,76 @@
+"""The tasks of one runtime, by name and by function."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any
+
+from worker_runtime.context import JobContext
+from worker_runtime.errors import ConfigurationError, UnknownTask
+from worker_runtime.task import TaskDefinition, TaskPolicy, define
+
+Tasks = Iterable[Callable[..., Any]] | Mapping[str, Callable[..., Any]]
+
+
+class TaskRegistry:
+    """Only what is registered here can run. Names are unique; ConfigurationError otherwise."""
+
+    def __init__(self, *, queue: str, timeout_s: float | None) -> None:
+        self._queue = queue
+        self._timeout_s = timeout_s
+        self._by_name: dict[str, TaskDefinition] = {}
+        self._by_function: dict[Callable[..., Any], TaskDefinition] = {}
+        self._parked: dict[str, TaskDefinition] = {}
+
+    def __iter__(self) -> Iterator[TaskDefinition]:
+        return iter(self._by_name.values())
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._by_name
+
+    def add_all(self, tasks: Tasks) -> None:
+        if isinstance(tasks, Mapping):
+            for name, fn in tasks.items():
+                self.add(fn, name=name)
+        else:
+            for fn in tasks:
+                self.add(fn)
+
+    def add(self, fn: Callable[..., Any], *, name: str | None = None) -> TaskDefinition:
+        definition = define(
+            fn,
+            name=name,
+            queue=self._queue,
+            timeout_s=self._timeout_s,
+            context_type=JobContext,
+        )
+        other = self._by_name.get(definition.name)
+        if other is not None:
+            if other.fn == fn:
+                return other
+            raise ConfigurationError(
+                f"two tasks are called {definition.name!r}: {other.fn!r} and {fn!r}; "
+                "give one of them another name with @task(name=...)"
+            )
+        self._by_name[definition.name] = definition
+        try:
+            self._by_function[fn] = definition
+        except TypeError:  # an unhashable callable is found by its name alone
+            pass
+        return definition
+
+    def find(self, task: Callable[..., Any] | str) -> TaskDefinition:
+        """The definition for a function or a name. Raises UnknownTask."""
+        found = self._by_name.get(task) if isinstance(task, str) else self._by_function.get(task)
+        if found is not None:
+            return found
+        shown = task[:128] if isinstance(task, str) else getattr(task, "__qualname__", task)
+        raise UnknownTask(f"no task {shown!r} is registered")
+
+    def find_or_park(self, name: str) -> TaskDefinition:
+        """The definition for a stored job's task; one without a function where it is gone."""
+        found = self._by_name.get(name) or self._parked.get(name)
+        if found is None:
+            found = TaskDefinition(None, TaskPolicy(), name=name, queue=self._queue)
+            self._parked[name] = found
+        return found

@@ -1,0 +1,508 @@
+"""The runtime: what an application holds. Everything it does is done by the parts it holds."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
+from datetime import datetime
+from types import TracebackType
+from typing import Any
+
+import msgspec
+
+from worker_runtime.assembly import assemble
+from worker_runtime.attempt import Middleware
+from worker_runtime.dispatcher import Lane
+from worker_runtime.enqueue import Call, Enqueuer, EnqueueOptions, TaskRef
+from worker_runtime.errors import (
+    ConfigurationError,
+    InvalidJob,
+    InvalidTransition,
+    UnknownJob,
+    UnknownQueue,
+)
+from worker_runtime.events import Subscription
+from worker_runtime.handle import JobHandle
+from worker_runtime.intake import PLAIN
+from worker_runtime.job import (
+    CANCELLED,
+    FAILED,
+    QUEUED,
+    RUNNING,
+    Failure,
+    Job,
+    JobInfo,
+    Outcome,
+    OutcomeKind,
+    Priority,
+    State,
+    StopReason,
+    describe,
+)
+from worker_runtime.registry import Tasks
+from worker_runtime.settings import QueueSettings, Settings, checked
+from worker_runtime.task import JobOptions, Retry, TaskDefinition
+from worker_runtime.watchdog import Watchdog
+
+logger = logging.getLogger("worker_runtime")
+
+PAGE_LIMIT_MAX = 1000
+LABEL_CHARS_MAX = 2000
+_DELAY_MAX_S = 10 * 365 * 86_400.0
+
+Lifespan = Callable[["Runtime"], AbstractAsyncContextManager[Any]]
+
+
+class QueueInfo(msgspec.Struct, frozen=True):
+    """A queue as it is now. `waiting` counts ready and scheduled jobs, `running` attempts."""
+
+    name: str
+    waiting: int
+    running: int
+    concurrency: int
+    capacity: int
+    paused: bool
+
+
+class JobPage(msgspec.Struct, frozen=True):
+    """Jobs, newest first. Pass `cursor` to get those after them; None: there are no more."""
+
+    jobs: list[JobInfo]
+    cursor: str | None
+
+
+class Runtime(Enqueuer):
+    """An embeddable job runtime; use it as `async with Runtime([...]) as runtime`.
+
+    tasks           functions, marked with `@task` or plain, or a mapping of names to functions
+    concurrency     attempts at a time in each queue that does not say otherwise
+    queue_capacity  jobs that may wait in each queue that does not say otherwise
+    threads         threads for sync functions
+    processes       child processes for `run_in="process"` tasks
+    store           `memory://`, `sqlite:///path` or `redis://...`
+    queues          settings of named queues; a queue that a task names exists anyway
+    settings        everything else; read from the environment where it is not given
+    lifespan        async context manager entered before the first job; contexts carry its value
+    middleware      wrappers around each attempt, the first one outermost
+
+    What is passed here wins over `settings`, and those over the environment. Raises
+    ConfigurationError for what cannot work.
+    """
+
+    def __init__(
+        self,
+        tasks: Tasks = (),
+        *,
+        concurrency: int | None = None,
+        queue_capacity: int | None = None,
+        threads: int | None = None,
+        processes: int | None = None,
+        store: str | None = None,
+        queues: Iterable[QueueSettings] | None = None,
+        settings: Settings | None = None,
+        lifespan: Lifespan | None = None,
+        middleware: Sequence[Middleware] = (),
+    ) -> None:
+        explicit: dict[str, Any] = {
+            "concurrency": concurrency,
+            "queue_capacity": queue_capacity,
+            "threads": threads,
+            "processes": processes,
+            "store": store,
+            "queues": None if queues is None else tuple(queues),
+        }
+        if settings is None:
+            settings = Settings.from_environment(**explicit)
+        else:
+            settings = checked(settings, **{k: v for k, v in explicit.items() if v is not None})
+        self.settings = settings
+        self.parts = assemble(settings, tasks, middleware)
+        self.started_at: float | None = None
+        self._intake = self.parts.intake
+        self._store = self.parts.store
+        self._lifespan = lifespan
+        self._exits = AsyncExitStack()
+        self._watchdog = Watchdog(
+            self.parts.dispatcher.job_of_task, warn_s=settings.loop_lag_warn_s
+        )
+
+    # Life
+
+    async def __aenter__(self) -> Runtime:
+        await self.start()
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.stop()
+
+    async def start(self) -> None:
+        """Open the parts, bring back stored jobs, and begin to run. Raises ConfigurationError."""
+        if self.started_at is not None:
+            raise ConfigurationError("this runtime was started before; make a new one")
+        self.started_at = time.time()
+        parts = self.parts
+        try:
+            for executor in parts.executors.values():
+                await executor.open()
+                self._exits.push_async_callback(executor.close)
+            if self._lifespan is not None:
+                parts.attempts.state = await self._exits.enter_async_context(self._lifespan(self))
+            if self._store is not None:
+                await self._store.open()
+                self._exits.push_async_callback(self._store.close)
+                await self._recover()
+        except BaseException:
+            await self._exits.aclose()
+            raise
+        self._watchdog.start(asyncio.get_running_loop())
+        self._exits.callback(self._watchdog.stop)
+        self._intake.is_open = True
+
+    async def stop(self, within_s: float | None = None) -> None:
+        """Stop: accept and start nothing more, let running jobs end for `within_s` seconds, then
+        cancel them, then give them up. Waiting jobs stay in a durable store; in memory they end as
+        cancelled. Stopping twice is harmless."""
+        self.quiet()
+        within_s = self.settings.stop_within_s if within_s is None else within_s
+        if self.started_at is None:
+            return
+        await self.parts.dispatcher.stop(within_s)
+        if self._store is None:
+            self._cancel_waiting()
+        interrupted = self.parts.finisher.interrupted_count
+        if interrupted:
+            logger.warning("stopped: %d running jobs were interrupted", interrupted)
+        await self._exits.aclose()
+        self.parts.table.release_waiters()
+        self.parts.events.close()
+
+    def quiet(self) -> None:
+        """Accept and start nothing more; running jobs go on."""
+        self._intake.is_open = False
+        self.parts.dispatcher.quiet()
+
+    @property
+    def is_accepting(self) -> bool:
+        return self._intake.is_open
+
+    async def join(self) -> None:
+        """Wait until no job waits or runs."""
+        await self.parts.dispatcher.wait_idle()
+
+    # Enqueue
+
+    async def _enqueue(
+        self, task: TaskRef, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> JobHandle[Any]:
+        return await self.enqueue_with(PLAIN, task, args, kwargs)
+
+    async def _enqueue_many(self, calls: Iterable[Call[Any]]) -> list[JobHandle[Any]]:
+        return await self.enqueue_many_with(PLAIN, calls)
+
+    async def enqueue_with(
+        self,
+        options: EnqueueOptions,
+        task: TaskRef,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> JobHandle[Any]:
+        """`enqueue` for callers that hold the options and arguments as values."""
+        intake = self._intake
+        job = intake.make(task, args, kwargs or {}, options)
+        if options.job_id is not None:
+            known = intake.existing(job) or await self._stored(job)
+            if known is not None:
+                await self._acknowledged(known)
+                return JobHandle(known, self, is_new=False)
+        intake.check_room(job, options)
+        intake.admit(job)
+        if self._store is not None:
+            await self._keep([job])
+        return JobHandle(job, self)
+
+    async def enqueue_many_with(
+        self, options: EnqueueOptions, calls: Iterable[Call[Any]]
+    ) -> list[JobHandle[Any]]:
+        if options.job_id is not None:
+            raise InvalidJob("job_id names one job; it cannot be given for many")
+        jobs = self._intake.make_many(list(calls), options)
+        for job in jobs:
+            self._intake.admit(job)
+        if self._store is not None and jobs:
+            await self._keep(jobs)
+        return [JobHandle(job, self) for job in jobs]
+
+    def options(
+        self,
+        *,
+        job_id: str | None = None,
+        queue: str | None = None,
+        priority: Priority | None = None,
+        delay_s: float | None = None,
+        at: datetime | None = None,
+        timeout_s: float | None | msgspec.UnsetType = msgspec.UNSET,
+        retry: Retry | None | msgspec.UnsetType = msgspec.UNSET,
+        result_ttl_s: float | msgspec.UnsetType = msgspec.UNSET,
+        expires_s: float | None = None,
+        label: str | None = None,
+    ) -> ConfiguredEnqueuer:
+        """An enqueuer for jobs that differ from their task's policy.
+
+        `delay_s` or `at` (an aware datetime) say when the job becomes due; a job that has not
+        started within `expires_s` seconds fails as `expired`. Raises InvalidJob.
+        """
+        overrides = _overrides(timeout_s, retry, result_ttl_s, expires_s, label)
+        options = EnqueueOptions(
+            job_id=job_id,
+            queue=queue,
+            priority=None if priority is None else Priority(priority),
+            due_at=_due_at(delay_s, at),
+            overrides=overrides,
+        )
+        return ConfiguredEnqueuer(self, options)
+
+    # Look, wait, act
+
+    @property
+    def tasks(self) -> list[TaskDefinition]:
+        return list(self.parts.registry)
+
+    async def find(self, job_id: str) -> JobHandle[Any]:
+        """The handle of a kept job. Raises UnknownJob."""
+        return JobHandle(await self.job(job_id), self, is_new=False)
+
+    async def job(self, job_id: str) -> Job:
+        """The record of a kept job, from memory or the store. Raises UnknownJob."""
+        job = self.parts.table.get(job_id)
+        if job is None and self._store is not None:
+            job = await self._store.find(job_id)
+        if job is None:
+            raise UnknownJob(f"no job {job_id[:128]!r} is kept")
+        return job
+
+    async def list_jobs(
+        self,
+        *,
+        state: State | None = None,
+        queue: str | None = None,
+        task: str | None = None,
+        limit: int = 100,
+        cursor: str | None = None,
+    ) -> JobPage:
+        """Up to `limit` (1 to 1,000) jobs that match, newest first. Raises InvalidJob."""
+        if not 1 <= limit <= PAGE_LIMIT_MAX:
+            raise InvalidJob(f"limit must be between 1 and {PAGE_LIMIT_MAX}, not {limit}")
+        if cursor is not None and not (cursor.isascii() and cursor.isdigit() and len(cursor) < 20):
+            raise InvalidJob(f"cursor {cursor[:40]!r} is not one that a list gave")
+
+        def matches(job: Job) -> bool:
+            return (
+                (state is None or job.state is state)
+                and (queue is None or job.queue == queue)
+                and (task is None or job.task.name == task)
+            )
+
+        page = self.parts.table.page(matches, limit=limit, after=cursor)
+        return JobPage([describe(job) for job in page.jobs], page.cursor)
+
+    def wait(self, job: Job) -> asyncio.Future[None]:
+        """A future that ends with the job; for callers that hold the record."""
+        return self.parts.table.wait(job)
+
+    async def cancel(self, job_id: str, message: str = "") -> bool:
+        """Cancel a job. True: a waiting one has ended and never runs, a running one was told to
+        stop. False: it had ended already. Raises UnknownJob."""
+        job = await self.job(job_id)
+        finisher, dispatcher = self.parts.finisher, self.parts.dispatcher
+        while finisher.is_in_transition(job):
+            await finisher.wait_shown(job)
+        if job.is_ended:
+            return False
+        if job.state is RUNNING:
+            return dispatcher.request_stop(job, message)
+        if not job.task.is_parked:
+            dispatcher.withdraw(job)
+        text = message or "cancelled before it started"
+        failure = Failure(None, "JobCancelled", text)
+        outcome = Outcome(OutcomeKind.STOPPED, failure=failure, stopped_by=StopReason.CANCEL)
+        finisher.apply(job, outcome)
+        while finisher.is_in_transition(job):
+            await finisher.wait_shown(job)
+        return True
+
+    def stop_requested(self, job: Job) -> bool:
+        """Whether a running job was told to stop and has not ended yet."""
+        slot = self.parts.dispatcher.slot_of(job)
+        return slot is not None and slot.stopped_by is not None
+
+    async def retry(self, job_id: str) -> JobHandle[Any]:
+        """Run a failed or cancelled job again, under the same id and with a fresh retry budget.
+
+        The one way out of a terminal state, and only on request. Raises UnknownJob,
+        InvalidTransition, Unavailable.
+        """
+        job = await self.job(job_id)
+        if job.state not in (FAILED, CANCELLED):
+            raise InvalidTransition(f"job {job_id} is {job.state}; only failed or cancelled jobs")
+        if job.task.is_parked:
+            raise InvalidTransition(f"job {job_id}: its task {job.task.name!r} is not registered")
+        self._intake.check_room(job, PLAIN)
+        self.parts.finisher.revive(job)
+        while self.parts.finisher.is_in_transition(job):
+            await self.parts.finisher.wait_shown(job)
+        return JobHandle(job, self, is_new=False)
+
+    def pause(self, queue: str) -> None:
+        """Start nothing more from `queue`; it goes on accepting. Raises UnknownQueue."""
+        self._lane(queue).is_paused = True
+
+    def resume(self, queue: str) -> None:
+        """Undo `pause`. Raises UnknownQueue."""
+        lane = self._lane(queue)
+        lane.is_paused = False
+        self.parts.dispatcher.wake(lane)
+
+    def queue_info(self, queue: str) -> QueueInfo:
+        """Figures of one queue. Raises UnknownQueue."""
+        lane = self._lane(queue)
+        return QueueInfo(
+            lane.name, len(lane.queue), lane.busy, lane.concurrency, lane.capacity, lane.is_paused
+        )
+
+    def queue_infos(self) -> list[QueueInfo]:
+        return [self.queue_info(name) for name in self.parts.lanes]
+
+    def position(self, job: Job) -> int | None:
+        """The job's place in line, 1 for the next to start; None when it is not ready."""
+        return self._lane(job.queue).queue.position(job) if job.state is QUEUED else None
+
+    def subscribe(self, *, buffer: int = 1000) -> Subscription:
+        """Every transition of every job: `async with runtime.subscribe() as events: async for ...`.
+
+        A subscriber more than `buffer` events behind loses the oldest and gets a `Missed` with
+        their number."""
+        return Subscription(self.parts.events, buffer)
+
+    @property
+    def loop_lag_s(self) -> float:
+        """How late the event loop ran what was due, at the last measurement."""
+        return self._watchdog.lag_s
+
+    # Inside
+
+    def _lane(self, queue: str) -> Lane:
+        try:
+            return self.parts.lanes[queue]
+        except KeyError:
+            names = ", ".join(self.parts.lanes)
+            raise UnknownQueue(f"no queue {queue[:128]!r}; queues: {names}") from None
+
+    async def _keep(self, jobs: Sequence[Job]) -> None:
+        """Have the store keep admitted jobs; take them back where it cannot."""
+        assert self._store is not None
+        kept = self._store.record_accepted(jobs)
+        if kept is None:
+            return
+        try:
+            # Shielded: a caller that goes away leaves the job accepted, not half accepted.
+            await asyncio.shield(kept)
+        except asyncio.CancelledError:
+            raise
+        except BaseException:
+            self._intake.retract(jobs)
+            raise
+
+    async def _acknowledged(self, job: Job) -> None:
+        """Wait until a known job is as safe as its first caller was told."""
+        if self._store is not None:
+            await self._store.acknowledged(job)
+
+    async def _stored(self, job: Job) -> Job | None:
+        if self._store is None or await self._store.find(job.id) is None:
+            return None
+        return self._intake.existing(job)
+
+    async def _recover(self) -> None:
+        assert self._store is not None
+        batches: AsyncIterator[Sequence[Job]] = self._store.recover(
+            self.parts.registry.find_or_park
+        )
+        count = 0
+        async for jobs in batches:
+            for job in jobs:
+                self._intake.restore(job)
+                count += 1
+        if count:
+            logger.info("recovered %d unfinished jobs", count)
+
+    def _cancel_waiting(self) -> None:
+        failure = Failure(None, "JobCancelled", "the worker stopped before it started")
+        outcome = Outcome(OutcomeKind.STOPPED, failure=failure, stopped_by=StopReason.CANCEL)
+        for lane in self.parts.lanes.values():
+            for job in list(lane.queue):
+                lane.queue.withdraw(job)
+                self.parts.finisher.apply(job, outcome)
+
+
+class ConfiguredEnqueuer(Enqueuer):
+    """A runtime's enqueue with the options of its jobs fixed. Reusable, unless it names a job id."""
+
+    def __init__(self, runtime: Runtime, options: EnqueueOptions) -> None:
+        self._runtime = runtime
+        self._options = options
+
+    async def _enqueue(
+        self, task: TaskRef, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> JobHandle[Any]:
+        return await self._runtime.enqueue_with(self._options, task, args, kwargs)
+
+    async def _enqueue_many(self, calls: Iterable[Call[Any]]) -> list[JobHandle[Any]]:
+        return await self._runtime.enqueue_many_with(self._options, calls)
+
+
+def _due_at(delay_s: float | None, at: datetime | None) -> float | None:
+    if at is not None:
+        if delay_s is not None:
+            raise InvalidJob("give delay_s or at, not both")
+        if at.tzinfo is None:
+            raise InvalidJob("at must be an aware datetime: a naive one names no moment")
+        delay_s = at.timestamp() - time.time()
+        return None if delay_s <= 0 else _due_at(delay_s, None)
+    if delay_s is None:
+        return None
+    if not 0 <= delay_s <= _DELAY_MAX_S:
+        raise InvalidJob(f"delay_s must be between 0 and {_DELAY_MAX_S:.0f} seconds, not {delay_s}")
+    return time.time() + delay_s if delay_s else None
+
+
+def _overrides(
+    timeout_s: float | None | msgspec.UnsetType,
+    retry: Retry | None | msgspec.UnsetType,
+    result_ttl_s: float | msgspec.UnsetType,
+    expires_s: float | None,
+    label: str | None,
+) -> JobOptions | None:
+    if isinstance(timeout_s, int | float) and not 0 < timeout_s < 1e9:
+        raise InvalidJob(f"timeout_s must be seconds above 0, not {timeout_s}")
+    if isinstance(result_ttl_s, int | float) and not 0 <= result_ttl_s < 1e10:
+        raise InvalidJob(f"result_ttl_s must be 0 or more seconds, not {result_ttl_s}")
+    if expires_s is not None and not 0 < expires_s < 1e10:
+        raise InvalidJob(f"expires_s must be seconds above 0, not {expires_s}")
+    if label is not None and len(label) > LABEL_CHARS_MAX:
+        raise InvalidJob(f"label must have at most {LABEL_CHARS_MAX} characters, not {len(label)}")
+    options = JobOptions(
+        timeout_s=timeout_s,
+        retry=retry,
+        result_ttl_s=result_ttl_s,
+        expires_at=None if expires_s is None else time.time() + expires_s,
+        label=label,
+    )
+    return None if options == JobOptions() else options

@@ -1,0 +1,168 @@
+"""The table of jobs by id: live ones, those who wait for them, and a bounded history of ended ones.
+
+This is the memory store: with it alone, an accepted job lives as long as the process.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from itertools import islice
+
+import msgspec
+
+from worker_runtime.errors import ShuttingDown, Unavailable
+from worker_runtime.job import Job, State
+
+_PRUNED_AT_A_TIME = 100
+
+
+class Page(msgspec.Struct, frozen=True):
+    """Some jobs, newest first. `cursor` continues after them; None: there are no more."""
+
+    jobs: list[Job]
+    cursor: str | None
+
+
+class JobTable:
+    """Jobs by id.
+
+    Guarantees: an ended job stays findable until `history_count_max` others ended after it or its
+    time to live passed, whichever is first; a job that has not ended is never dropped.
+    """
+
+    def __init__(self, *, history_count_max: int, history_ttl_s: float, waiters_max: int) -> None:
+        self.jobs: dict[str, Job] = {}
+        self._history_count_max = history_count_max
+        self._history_ttl_s = history_ttl_s
+        self._waiters_max = waiters_max
+        self._waiting = 0
+        self._ended: deque[Job] = deque()
+        self._ended_by_ttl: dict[float, deque[Job]] = {}
+        self._kept = 0
+
+    @property
+    def ended_count(self) -> int:
+        return self._kept
+
+    def get(self, job_id: str) -> Job | None:
+        job = self.jobs.get(job_id)
+        if job is not None and job.ended_at is not None:
+            self.prune(time.time())
+            return self.jobs.get(job_id)
+        return job
+
+    def wait(self, job: Job) -> asyncio.Future[None]:
+        """A future that ends when `job` has ended. Cancel it to stop waiting.
+
+        Raises Unavailable where too many wait already.
+        """
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        if job.ended_at is not None:
+            future.set_result(None)
+            return future
+        if self._waiting >= self._waiters_max:
+            raise Unavailable(f"{self._waiting} callers already wait for a job, the most allowed")
+        if job.waiters is None:
+            job.waiters = [future]
+        else:
+            job.waiters.append(future)
+        self._waiting += 1
+        future.add_done_callback(lambda done: self._forget_waiter(job, done))
+        return future
+
+    def _forget_waiter(self, job: Job, future: asyncio.Future[None]) -> None:
+        self._waiting -= 1
+        if job.waiters is not None and future in job.waiters:
+            job.waiters.remove(future)
+
+    def retire(self, job: Job, ttl_s: float | None) -> None:
+        """Move a job that has just ended into the history and wake who waits for it."""
+        if job.waiters is not None:
+            waiters, job.waiters = job.waiters, None
+            for future in waiters:
+                if not future.done():
+                    future.set_result(None)
+        if ttl_s is None or ttl_s == self._history_ttl_s:
+            self._ended.append(job)
+        else:
+            self._ended_by_ttl.setdefault(ttl_s, deque()).append(job)
+        self._kept += 1
+        if self._kept > self._history_count_max:
+            self._drop_oldest()
+        oldest = self._ended[0] if self._ended else None
+        if self._ended_by_ttl or (
+            oldest is not None
+            and job.ended_at is not None
+            and oldest.ended_at is not None
+            and oldest.ended_at + self._history_ttl_s < job.ended_at
+        ):
+            self.prune(job.ended_at or 0.0)
+
+    def revive(self, job: Job) -> None:
+        """Take an ended job out of the history: it is going to run again."""
+        for line in (self._ended, *self._ended_by_ttl.values()):
+            if job in line:  # jobs compare by identity
+                line.remove(job)
+                self._kept -= 1
+                return
+
+    def release_waiters(self) -> None:
+        """Tell those who wait for jobs that will not end in this process. Raises in them."""
+        for job in self.jobs.values():
+            waiters, job.waiters = job.waiters or (), None
+            for future in waiters:
+                if not future.done():
+                    future.set_exception(
+                        ShuttingDown(f"the worker stopped; job {job.id} is kept and runs later")
+                    )
+
+    def forget(self, job: Job) -> None:
+        """Drop a job that was never accepted, or an ended one that is to be deleted."""
+        if job.ended_at is not None:
+            self.revive(job)
+        self.jobs.pop(job.id, None)
+
+    def prune(self, now: float) -> None:
+        """Drop ended jobs whose time has passed, a bounded number at a time."""
+        budget = _PRUNED_AT_A_TIME
+        for ttl_s, line in ((self._history_ttl_s, self._ended), *self._ended_by_ttl.items()):
+            while line and budget and (line[0].ended_at or 0.0) + ttl_s < now:
+                self._drop(line.popleft())
+                budget -= 1
+
+    def page(self, matches: Callable[[Job], bool], *, limit: int, after: str | None = None) -> Page:
+        """Up to `limit` jobs that match, newest first, continuing after the job id `after`.
+
+        A cursor whose job is gone continues at the place in line it stands for.
+        """
+        found = list(islice(self._newest_first(matches, after), limit + 1))
+        more = len(found) > limit
+        jobs = found[:limit]
+        return Page(jobs, str(jobs[-1].order) if more else None)
+
+    def _newest_first(self, matches: Callable[[Job], bool], after: str | None) -> Iterator[Job]:
+        self.prune(time.time())
+        below = None if after is None else int(after)
+        for job in reversed(self.jobs.values()):
+            if (below is None or job.order < below) and matches(job):
+                yield job
+
+    def count_by_state(self) -> dict[State, int]:
+        """How many jobs of each state are kept. Walks all of them: for people, not for a hot path."""
+        counts = dict.fromkeys(State, 0)
+        for job in self.jobs.values():
+            counts[job.state] += 1
+        return counts
+
+    def _drop_oldest(self) -> None:
+        line = self._ended or next((d for d in self._ended_by_ttl.values() if d), None)
+        if line:
+            self._drop(line.popleft())
+
+    def _drop(self, job: Job) -> None:
+        self._kept -= 1
+        if self.jobs.get(job.id) is job:
+            del self.jobs[job.id]
