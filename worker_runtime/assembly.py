@@ -52,8 +52,11 @@ def assemble(settings: Settings, tasks: Tasks, middleware: Sequence[Middleware])
     events = EventHub()
     store = _store(settings)
     executors = _executors(settings, registry)
+    for task in registry:
+        task.executor = executors[task.run_in]
+        task.needs_context = task.needs_context or task.executor.needs_context
     attempts = Attempts(
-        executors, middleware=middleware, store=store, error_bytes_max=settings.error_bytes_max
+        middleware=middleware, store=store, error_bytes_max=settings.error_bytes_max
     )
 
     def requeue(job: Job, front: bool) -> None:  # the finisher is made before the dispatcher

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import functools
-import logging
+import time
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
@@ -24,9 +25,11 @@ from worker_runtime.job import Failure, Job, Outcome, OutcomeKind, Reason, StopR
 from worker_runtime.stores import Store
 from worker_runtime.task import Retry
 
-logger = logging.getLogger("worker_runtime.attempt")
-
+# Enum member access costs a descriptor call on 3.11.
 RETURNED = OutcomeKind.RETURNED
+
+# Jobs that one slot runs before it lets the event loop serve others, were none of them to wait.
+_JOBS_PER_TURN = 32
 
 Middleware = Callable[[JobContext, Callable[[], Awaitable[Any]]], Awaitable[Any]]
 """`async def middleware(ctx, call_next)`: awaits `call_next()` once and returns its value, or not."""
@@ -35,18 +38,21 @@ Middleware = Callable[[JobContext, Callable[[], Awaitable[Any]]], Awaitable[Any]
 class Slot:
     """A place that attempts one job at a time, and the attempt that runs in it now.
 
-    `deadline` is loop time: when to stop the attempt, and once it was told to stop, when to give
+    `deadline` is monotonic time: when to stop the attempt, and once it was told to stop, when to give
     it up. An abandoned slot belongs to a task that would not end; its outcome no longer counts.
     """
 
     __slots__ = (
         "began_at",
+        "clean",
         "context",
         "deadline",
         "executor",
         "is_abandoned",
+        "is_spoilt",
         "is_started",
         "job",
+        "lane",
         "runner",
         "stop_message",
         "stopped_by",
@@ -55,8 +61,10 @@ class Slot:
 
     job: Job  # the running one, or the last
 
-    def __init__(self, watch: Callable[[float], None]) -> None:
+    def __init__(self, lane: str, watch: Callable[[float], None]) -> None:
+        self.lane = lane
         self.watch = watch
+        self.clean: contextvars.Context | None = None
         self.runner: asyncio.Task[None] | None = None
         self.executor: Executor | None = None
         self.context: JobContext | None = None
@@ -66,32 +74,38 @@ class Slot:
         self.stop_message = ""
         self.is_started = False
         self.is_abandoned = False
+        self.is_spoilt = False
 
     def began(self) -> None:
         """The function is about to run: its time starts now."""
-        self.began_at = now = asyncio.get_running_loop().time()
+        self.began_at = time.monotonic()
         job = self.job
-        timeout_s = job.task.timeout_s
-        if job.options is not None and job.options.timeout_s is not msgspec.UNSET:
-            timeout_s = job.options.timeout_s
-        if timeout_s is not None and self.stopped_by is None:
-            self.deadline = now + timeout_s
-            self.watch(self.deadline)
+        if job.options is not None or job.task.timeout_s is not None:
+            timeout_s = timeout_of(job)
+            if timeout_s is not None and self.stopped_by is None:
+                self.deadline = self.began_at + timeout_s
+                self.watch(self.deadline)
 
     def interrupt(self) -> None:
         if self.runner is not None:
             self.runner.cancel()
 
-    def request_stop(self, reason: StopReason, now: float, message: str = "") -> None:
+    def request_stop(self, reason: StopReason, message: str = "") -> None:
         """Tell the running attempt to end, and set the time at which it is given up."""
         if self.stopped_by is not None or self.executor is None:
             return
         self.stopped_by = reason
         self.stop_message = message
         if self.is_started:
-            self.deadline = now + self.executor.stop_grace_s
+            self.deadline = time.monotonic() + self.executor.stop_grace_s
             self.watch(self.deadline)
             self.executor.stop(self, reason)
+
+    def occupy(self, job: Job) -> None:
+        """Take `job` in: from now on it can be told to stop."""
+        self.job = job
+        self.executor = job.task.executor
+        self.stopped_by = None
 
     def vacate(self) -> None:
         self.context = None
@@ -106,61 +120,73 @@ class Attempts:
 
     def __init__(
         self,
-        executors: dict[str, Executor],
         *,
         middleware: Sequence[Middleware] = (),
         store: Store | None = None,
         error_bytes_max: int,
     ) -> None:
-        self._executors = executors
         self._middleware = tuple(middleware)
         self._store = store
+        self._is_plain = store is None and not self._middleware
         self._error_bytes_max = error_bytes_max
         self.state: Any = None
 
-    async def run_once(self, slot: Slot) -> Outcome:
-        """Run the slot's job to an Outcome, whatever its task does. Never raises."""
-        slot.is_started = True
-        executor = slot.executor
-        assert executor is not None, "prepare() comes first"
-        if slot.stopped_by is not None:  # between its choice and its start
-            return self.stopped(slot)
-        try:
-            if self._store is not None:
-                recorded = self._store.record_started(slot.job)
-                if recorded is not None:
-                    await recorded
-            if self._middleware:
-                value = await self._wrapped(slot, executor)
+    async def run(self, slot: Slot, finished: Callable[[Slot, Outcome], bool]) -> None:
+        """Run the slot's job to its Outcome, whatever its task does, and hand that to `finished`;
+        then run the next job, as long as `finished` has put one into the slot. Never raises."""
+        turn = 0
+        while True:
+            task = slot.job.task
+            try:
+                if self._is_plain and not task.needs_context and slot.stopped_by is None:
+                    slot.is_started = True
+                    value = await task.executor.start(slot)
+                else:
+                    value = await self._run_dressed(slot)
+            except BaseException as error:
+                outcome = self._outcome_of(slot, error)
             else:
-                value = await executor.start(slot)
-        except BaseException as error:
-            return self._outcome_of(slot, error)
-        if slot.stopped_by is not None and slot.stopped_by is not StopReason.SHUTDOWN:
-            return self.stopped(slot)
-        if type(value) is RunAgain:
-            return _again(value)
-        return Outcome(RETURNED, value)
+                if slot.stopped_by is None and type(value) is not RunAgain:
+                    outcome = Outcome(RETURNED, value)
+                else:
+                    outcome = self._outcome_of_value(slot, value)
+            if not finished(slot, outcome):
+                return
+            turn += 1
+            if turn >= _JOBS_PER_TURN:
+                turn = 0
+                await asyncio.sleep(0)
 
-    def prepare(self, slot: Slot, job: Job) -> None:
-        """Put `job` in the slot: from now on it can be told to stop."""
-        slot.job = job
-        slot.executor = executor = self._executors[job.task.run_in]
-        slot.stopped_by = None
-        if job.task.signature.context_name or executor.needs_context or self._middleware:
-            slot.context = JobContext(
-                job_id=job.id,
-                task=job.task.name,
-                queue=job.queue,
-                attempt=job.attempt,
-                reporter=RecordReporter(job),
-                label=None if job.options is None else job.options.label,
-                state=self.state,
-            )
+    async def _run_dressed(self, slot: Slot) -> Any:
+        """Run the slot's job with what it may need: a record, a context, middleware."""
+        if slot.stopped_by is not None:  # between its choice and its start
+            raise JobInterrupted
+        slot.is_started = True
+        job = slot.job
+        if job.task.needs_context or self._middleware:
+            slot.context = self._context_of(job)
+        if self._store is not None:
+            recorded = self._store.record_started(job)
+            if recorded is not None:
+                await recorded
+        if self._middleware:
+            return await self._wrapped(slot)
+        return await job.task.executor.start(slot)
 
-    async def _wrapped(self, slot: Slot, executor: Executor) -> Any:
+    def _context_of(self, job: Job) -> JobContext:
+        return JobContext(
+            job_id=job.id,
+            task=job.task.name,
+            queue=job.queue,
+            attempt=job.attempt,
+            reporter=RecordReporter(job),
+            label=None if job.options is None else job.options.label,
+            state=self.state,
+        )
+
+    async def _wrapped(self, slot: Slot) -> Any:
         async def innermost() -> Any:
-            return await executor.start(slot)
+            return await slot.job.task.executor.start(slot)
 
         assert slot.context is not None
         call: Callable[[], Awaitable[Any]] = innermost
@@ -172,7 +198,7 @@ class Attempts:
         """The outcome of an attempt that was told to stop, or given up after that."""
         reason = slot.stopped_by
         if reason is StopReason.TIMEOUT:
-            text = f"ran longer than its timeout of {_timeout_of(slot.job):g} s"
+            text = f"ran longer than its timeout of {timeout_of(slot.job):g} s"
             failure = Failure(Reason.TIMEOUT, "TimeoutError", text, note=note)
         elif reason is StopReason.SHUTDOWN:
             failure = Failure(Reason.INTERRUPTED, "JobInterrupted", "the worker stopped", note=note)
@@ -185,6 +211,13 @@ class Attempts:
             retryable=reason is StopReason.TIMEOUT and retry_of(slot.job).admits(TimeoutError()),
             stopped_by=reason,
         )
+
+    def _outcome_of_value(self, slot: Slot, value: Any) -> Outcome:
+        if slot.stopped_by is not None and slot.stopped_by is not StopReason.SHUTDOWN:
+            return self.stopped(slot)
+        if type(value) is RunAgain:
+            return _again(value)
+        return Outcome(RETURNED, value)
 
     def _outcome_of(self, slot: Slot, error: BaseException) -> Outcome:
         job, limit = slot.job, self._error_bytes_max
@@ -220,10 +253,11 @@ def retry_of(job: Job) -> Retry:
     return job.task.retry
 
 
-def _timeout_of(job: Job) -> float:
+def timeout_of(job: Job) -> float | None:
+    """The longest that one attempt of `job` may run, in seconds."""
     if job.options is not None and job.options.timeout_s is not msgspec.UNSET:
-        return job.options.timeout_s or 0.0
-    return job.task.timeout_s or 0.0
+        return job.options.timeout_s
+    return job.task.timeout_s
 
 
 def _again(request: RunAgain) -> Outcome:

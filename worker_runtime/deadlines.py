@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable, Iterable
 
 from worker_runtime.attempt import Slot
@@ -17,7 +18,7 @@ class DeadlineWatch:
     """
 
     def __init__(
-        self, running: Callable[[], Iterable[Slot]], expire: Callable[[Slot, float], None]
+        self, running: Callable[[], Iterable[Slot]], expire: Callable[[Slot], None]
     ) -> None:
         self._running = running
         self._expire = expire
@@ -25,12 +26,13 @@ class DeadlineWatch:
         self._fires_at = float("inf")
 
     def arm(self, deadline: float) -> None:
-        """Make sure that the timer fires no later than `deadline` (loop time)."""
+        """Make sure that the timer fires no later than `deadline` (monotonic time)."""
         if deadline < self._fires_at:
             if self._timer is not None:
                 self._timer.cancel()
             self._fires_at = deadline
-            self._timer = asyncio.get_running_loop().call_at(deadline, self._fire)
+            wait_s = max(0.0, deadline - time.monotonic())
+            self._timer = asyncio.get_running_loop().call_later(wait_s, self._fire)
 
     def close(self) -> None:
         if self._timer is not None:
@@ -41,11 +43,11 @@ class DeadlineWatch:
     def _fire(self) -> None:
         self._timer = None
         self._fires_at = float("inf")
-        now = asyncio.get_running_loop().time()
+        now = time.monotonic()
         # A snapshot: expiring a slot may give it up and change what runs.
         for slot in list(self._running()):
             if slot.deadline is not None and slot.deadline <= now:
-                self._expire(slot, now)
+                self._expire(slot)
         nearest = min((s.deadline for s in self._running() if s.deadline is not None), default=None)
         if nearest is not None:
             self.arm(nearest)

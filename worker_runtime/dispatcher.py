@@ -33,8 +33,6 @@ from worker_runtime.priority_queue import PriorityQueue
 
 logger = logging.getLogger("worker_runtime.dispatcher")
 
-# Jobs that one slot runs before it lets the event loop serve others, were none of them to wait.
-_JOBS_PER_TURN = 32
 # The wall clock may be set while a timer sleeps; looking again bounds how late a job starts.
 _TIMER_MAX_S = 30.0
 
@@ -156,7 +154,7 @@ class Dispatcher:
         slot = self.slot_of(job)
         if slot is None:
             return False
-        slot.request_stop(StopReason.CANCEL, asyncio.get_running_loop().time(), message)
+        slot.request_stop(StopReason.CANCEL, message)
         return True
 
     def quiet(self) -> None:
@@ -170,7 +168,7 @@ class Dispatcher:
 
     async def wait_idle(self) -> None:
         """Wait until nothing runs and nothing waits, scheduled jobs included."""
-        while any(lane.running or len(lane.queue) for lane in self.lanes.values()):
+        while any(lane.running or lane.queue.waiting for lane in self.lanes.values()):
             self._slot_freed.clear()
             await self._slot_freed.wait()
 
@@ -180,10 +178,9 @@ class Dispatcher:
         if await self._ended_within(within_s):
             await self._close()
             return
-        now = asyncio.get_running_loop().time()
         grace_s = 0.0
         for slot in list(self.running()):
-            slot.request_stop(StopReason.SHUTDOWN, now)
+            slot.request_stop(StopReason.SHUTDOWN)
             grace_s = max(grace_s, slot.executor.stop_grace_s if slot.executor else 0.0)
         if not await self._ended_within(grace_s + 1.0):  # the deadline watch gives them up
             for slot in list(self.running()):
@@ -217,9 +214,10 @@ class Dispatcher:
         """The job that the lane starts now, if it may start any."""
         if self._is_quiet or lane.is_paused:
             return None
-        now = time.time() if lane.queue.aging_s is not None else 0.0
-        while (job := lane.queue.pop_nowait(now)) is not None:
-            expires_at = None if job.options is None else job.options.expires_at
+        while (job := lane.queue.pop_nowait()) is not None:
+            if job.options is None:
+                return job
+            expires_at = job.options.expires_at
             if expires_at is None or time.time() < expires_at:
                 return job
             text = f"waited longer than its deadline, which passed at {expires_at:.3f}"
@@ -228,15 +226,16 @@ class Dispatcher:
         return None
 
     def _open_slot(self, lane: Lane, job: Job) -> None:
-        slot = Slot(self._watch.arm)
+        loop = asyncio.get_running_loop()
+        slot = Slot(lane.name, self._watch.arm)
         self._occupy(slot, job)
         lane.running.add(slot)
-        slot.runner = asyncio.get_running_loop().create_task(
+        slot.runner = loop.create_task(
             self._serve(lane, slot), name=f"slot:{lane.name}", context=self._context.copy()
         )
 
     def _occupy(self, slot: Slot, job: Job) -> None:
-        self._attempts.prepare(slot, job)
+        slot.occupy(job)
         job.state = RUNNING
         job.attempt += 1
         job.started_at = time.time()
@@ -245,45 +244,41 @@ class Dispatcher:
 
     async def _serve(self, lane: Lane, slot: Slot) -> None:
         """Attempt job after job until the slot is spoilt, given up or closed."""
-        clean = contextvars.copy_context()
-        turn = 0
+        slot.clean = contextvars.copy_context()
         while True:
-            outcome = await self._attempts.run_once(slot)
+            await self._attempts.run(slot, self._finished)
             if slot.is_abandoned:
                 self._abandoned_ended(lane, slot)
                 return
-            self._finish(slot, outcome)
-            if self._is_spoilt(slot, clean):
+            if slot.is_spoilt:
                 self._retire(lane, slot)
                 return
-            job = self._next(lane)
-            if job is not None:
-                self._occupy(slot, job)
-                turn += 1
-                if turn >= _JOBS_PER_TURN:
-                    turn = 0
-                    await asyncio.sleep(0)
-            elif await self._wait_for_work(lane, slot):
-                turn = 0
-            else:
+            if not await self._wait_for_work(lane, slot):
                 return
 
-    def _finish(self, slot: Slot, outcome: Outcome) -> None:
-        duration_s = None
-        if slot.began_at:
-            duration_s = asyncio.get_running_loop().time() - slot.began_at
+    def _finished(self, slot: Slot, outcome: Outcome) -> bool:
+        """Have the outcome applied, and put the next job into the slot if there is one."""
+        if slot.is_abandoned:
+            return False
+        job = slot.job
+        duration_s = time.monotonic() - slot.began_at if slot.began_at else None
         slot.vacate()
         try:
-            self._finisher.apply(slot.job, outcome, duration_s)
+            self._finisher.apply(job, outcome, duration_s)
         except Exception:
-            logger.exception("job %s: its outcome could not be applied", slot.job.id)
-
-    def _is_spoilt(self, slot: Slot, clean: contextvars.Context) -> bool:
-        """Whether the job left something behind that the next one would see."""
-        if slot.stopped_by is not None or contextvars.copy_context() != clean:
-            return True
-        assert slot.runner is not None
-        return slot.runner.cancelling() > 0
+            logger.exception("job %s: its outcome could not be applied", job.id)
+        if (
+            slot.stopped_by is not None
+            or contextvars.copy_context() != slot.clean
+            or slot.runner.cancelling()  # type: ignore[union-attr]
+        ):  # the job left something behind that the next one would see
+            slot.is_spoilt = True
+            return False
+        following = self._next(self.lanes[slot.lane])
+        if following is None:
+            return False
+        self._occupy(slot, following)
+        return True
 
     def _retire(self, lane: Lane, slot: Slot) -> None:
         lane.running.discard(slot)
@@ -311,9 +306,9 @@ class Dispatcher:
     def _tell_ended(self) -> None:
         self._slot_freed.set()
 
-    def _expire(self, slot: Slot, now: float) -> None:
+    def _expire(self, slot: Slot) -> None:
         if slot.stopped_by is None:
-            slot.request_stop(StopReason.TIMEOUT, now)
+            slot.request_stop(StopReason.TIMEOUT)
         else:
             self._give_up(slot)
 

@@ -101,13 +101,15 @@ class Enqueuer:
     ) -> JobHandle[R]: ...
     @overload
     async def enqueue(self, task: str, /, *args: Any, **kwargs: Any) -> JobHandle[Any]: ...
-    async def enqueue(self, task: TaskRef, /, *args: Any, **kwargs: Any) -> JobHandle[Any]:
+    def enqueue(
+        self, task: TaskRef, /, *args: Any, **kwargs: Any
+    ) -> Coroutine[Any, Any, JobHandle[Any]]:
         """Accept the call `task(*args, **kwargs)` as a job and return its handle.
 
         Once this returns, the job is accepted: it runs, or is kept, as the store promises.
         Raises Refused (see `worker_runtime.errors`), and then the job never runs.
         """
-        return await self._enqueue(task, args, kwargs)
+        return self._enqueue(task, args, kwargs)
 
     async def enqueue_many(self, calls: Iterable[Call[R]]) -> list[JobHandle[R]]:
         """Accept all of the calls, or none: raises Refused for the first that cannot be."""

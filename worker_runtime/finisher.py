@@ -67,11 +67,20 @@ class Finisher:
 
     def apply(self, job: Job, outcome: Outcome, duration_s: float | None = None) -> None:
         """Bring `job` to the state that `outcome` leads to. `duration_s` of the attempt, if any."""
-        if outcome.kind is OutcomeKind.REFUSED:
-            return
+        task = job.task
         if duration_s is not None:
-            job.task.tally.observe(duration_s)
-        self._record(job, self._decide(job, outcome))
+            task.tally.observe(duration_s)
+        if outcome.kind is RETURNED and not self._must_encode and not job.must_encode:
+            # The usual end, without a Transition: there is nothing to decide or to record.
+            job.state = COMPLETED
+            job.result = outcome.value
+            job.ended_at = now = time.time()
+            task.tally.completed += 1
+            self._table.retire(job, task.result_ttl_s if job.options is None else ttl_of(job))
+            if self._events.subscriptions:
+                self._events.emit(job, now)
+        elif outcome.kind is not OutcomeKind.REFUSED:
+            self._record(job, self._decide(job, outcome))
 
     def revive(self, job: Job) -> None:
         """Queue an ended job again, with a fresh budget of tries and crashes."""
@@ -159,10 +168,7 @@ class Finisher:
             job.result = transition.value
             job.failure = transition.failure
             self._count(job)
-            ttl_s = job.task.result_ttl_s
-            if job.options is not None and job.options.result_ttl_s is not msgspec.UNSET:
-                ttl_s = job.options.result_ttl_s
-            self._table.retire(job, ttl_s)
+            self._table.retire(job, ttl_of(job))
         else:
             self._put_back(job, transition)
         if self._events.subscriptions:
@@ -202,6 +208,13 @@ class Finisher:
                 failure.error,
                 f"\n{failure.traceback}" if failure.traceback else "",
             )
+
+
+def ttl_of(job: Job) -> float | None:
+    """How long `job` is kept once it has ended, in seconds; None: as long as the history says."""
+    if job.options is not None and job.options.result_ttl_s is not msgspec.UNSET:
+        return job.options.result_ttl_s
+    return job.task.result_ttl_s
 
 
 def _waiting(

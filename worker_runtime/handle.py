@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Generic, TypeVar
 
+import msgspec
+
 from worker_runtime.errors import JobCancelled, JobFailed
 from worker_runtime.job import COMPLETED, FAILED, Job, JobInfo, Reason, State, describe
 
@@ -14,35 +16,31 @@ if TYPE_CHECKING:
 R = TypeVar("R")
 
 
-class JobHandle(Generic[R]):
-    """One job, typed by what its task returns."""
+class JobHandle(msgspec.Struct, Generic[R], frozen=True, gc=False, eq=False):
+    """One job, typed by what its task returns.
 
-    __slots__ = ("_job", "_runtime", "is_new")
+    `job` is the live record: read it, only the runtime writes it. `is_new` is False where the id
+    was known already.
+    """
 
-    def __init__(self, job: Job, runtime: Runtime, *, is_new: bool = True) -> None:
-        self._job = job
-        self._runtime = runtime
-        self.is_new = is_new
+    job: Job
+    runtime: Runtime
+    is_new: bool = True
 
     def __repr__(self) -> str:
-        return f"<job {self._job.id} {self._job.task.name} {self._job.state}>"
+        return f"<job {self.job.id} {self.job.task.name} {self.job.state}>"
 
     @property
     def id(self) -> str:
-        return self._job.id
+        return self.job.id
 
     @property
     def state(self) -> State:
-        return self._job.state
-
-    @property
-    def job(self) -> Job:
-        """The live record. Read it; only the runtime writes it."""
-        return self._job
+        return self.job.state
 
     def info(self) -> JobInfo:
         """A snapshot: state, times, progress, error."""
-        return describe(self._job)
+        return describe(self.job)
 
     async def result(self, *, timeout_s: float | None = None) -> R:
         """The task's return value, waited for at most `timeout_s` seconds.
@@ -50,7 +48,7 @@ class JobHandle(Generic[R]):
         Raises JobFailed or JobCancelled when the job ended so, TimeoutError when it has not ended
         in time (the job goes on).
         """
-        job = self._job
+        job = self.job
         if job.ended_at is None:
             await self.wait(timeout_s=timeout_s)
         if job.state is COMPLETED:
@@ -72,15 +70,15 @@ class JobHandle(Generic[R]):
 
         Raises TimeoutError when it has not ended in time.
         """
-        if self._job.ended_at is None:
-            waiter = self._runtime.wait(self._job)
+        if self.job.ended_at is None:
+            waiter = self.runtime.wait(self.job)
             try:
                 async with asyncio.timeout(timeout_s):
                     await waiter
             finally:
                 waiter.cancel()
-        return self._job.state
+        return self.job.state
 
     async def cancel(self, message: str = "") -> bool:
         """Ask for the job to be cancelled; see `Runtime.cancel`."""
-        return await self._runtime.cancel(self._job.id, message)
+        return await self.runtime.cancel(self.job.id, message)

@@ -37,11 +37,42 @@ class Intake:
         self._registry = registry
         self._table = table
         self._dispatcher = dispatcher
+        self._lanes = dispatcher.lanes
         self._events = events
         self._ids = JobIds()
         self._order = 0
         self.is_open = False
         self.admission: Callable[[Lane, EnqueueOptions], None] | None = None
+
+    def accept(
+        self, task: Callable[..., Any] | str, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Job:
+        """Make and admit a job without options: the usual way in. Raises Refused.
+
+        The same steps as `make`, `check_room` and `admit`, with what options may change left out.
+        """
+        definition = self._registry.by_function.get(task) or self._registry.find(task)
+        try:
+            bound, named = definition.signature.bind(args, kwargs)
+        except InvalidArguments as error:
+            raise InvalidArguments(f"task {definition.name}: {error}") from None
+        lane = self._lanes[definition.queue]
+        self._order = order = self._order + 1
+        now = time.time()
+        job_id = self._ids.make(now)
+        job = Job(
+            job_id, definition, bound, named, lane.name, definition.priority, order, now
+        )
+        if lane.queue.waiting >= lane.capacity or not self.is_open or self.admission is not None:
+            self.check_room(job, PLAIN)
+        self._table.jobs[job_id] = job
+        definition.tally.accepted += 1
+        lane.queue.push(job)
+        if lane.busy < lane.concurrency:
+            self._dispatcher.wake(lane)
+        if self._events.subscriptions:
+            self._events.emit(job, now)
+        return job
 
     def make(
         self,
@@ -56,15 +87,18 @@ class Intake:
             bound, named = definition.signature.bind(args, kwargs, wire=options.wire)
         except InvalidArguments as error:
             raise InvalidArguments(f"task {definition.name}: {error}") from None
+        now = time.time()
         if options is PLAIN:
-            job_id, queue, priority = self._ids.make(), definition.queue, definition.priority
+            job_id, queue, priority = self._ids.make(now), definition.queue, definition.priority
         else:
             queue = options.queue or definition.queue
             if queue not in self._dispatcher.lanes:
                 names = ", ".join(self._dispatcher.lanes)
                 raise UnknownQueue(f"no queue {queue[:128]!r}; queues: {names}")
             priority = definition.priority if options.priority is None else options.priority
-            job_id = self._ids.make() if options.job_id is None else check_job_id(options.job_id)
+            job_id = (
+                self._ids.make(now) if options.job_id is None else check_job_id(options.job_id)
+            )
         self._order = order = self._order + 1
         return Job(
             job_id,
@@ -74,7 +108,7 @@ class Intake:
             queue,
             priority,
             order,
-            time.time(),
+            now,
             due_at=options.due_at or 0.0,
             options=options.overrides,
             must_encode=options.must_encode,
@@ -92,7 +126,7 @@ class Intake:
         if not self.is_open:
             raise ShuttingDown("this worker accepts no new jobs: it is stopping", retry_after_s=5.0)
         lane = self._dispatcher.lanes[job.queue]
-        waiting = len(lane.queue)
+        waiting = lane.queue.waiting
         if waiting + count > lane.capacity:
             free = 0 if lane.is_paused or job.due_at else lane.concurrency - lane.busy
             if waiting + count - free > lane.capacity:

@@ -1,11 +1,12 @@
 """The waiting jobs of one named queue: a ready line per priority and a heap of delayed jobs.
 
-Plain functions on plain data: nothing here waits, reads a clock or knows who asks.
+Plain functions on plain data: nothing here waits or knows who asks.
 """
 
 from __future__ import annotations
 
 import heapq
+import time
 from collections import deque
 from collections.abc import Iterator
 from itertools import chain
@@ -21,22 +22,18 @@ class PriorityQueue:
     With `aging_s`, a job that has waited n times that long competes n priorities higher; ties go to
     the higher original priority.
 
-    Guarantees: a withdrawn job is never popped, and `len()` counts each waiting job once.
+    Guarantees: a withdrawn job is never popped, and `waiting` counts each waiting job once.
     Assumes: a job is pushed only while it is not already waiting.
     """
 
-    __slots__ = ("_delayed", "_entries", "_lines", "_waiting", "_withdrawn", "aging_s")
+    __slots__ = ("_delayed", "_lines", "_withdrawn", "aging_s", "waiting")
 
     def __init__(self, aging_s: float | None = None) -> None:
         self.aging_s = aging_s
         self._lines: tuple[deque[Job], ...] = tuple(deque() for _ in Priority)
         self._delayed: list[tuple[float, int, Job]] = []
         self._withdrawn: set[str] = set()
-        self._waiting = 0
-        self._entries = 0
-
-    def __len__(self) -> int:
-        return self._waiting
+        self.waiting = 0
 
     def __iter__(self) -> Iterator[Job]:
         """Waiting jobs: ready ones in the order they would start, then delayed ones by due time."""
@@ -49,9 +46,9 @@ class PriorityQueue:
     def ready_count(self) -> int:
         """Waiting jobs that are due, whether or not a slot is free for them."""
         if not self._withdrawn:
-            return self._waiting - len(self._delayed)
+            return self.waiting - len(self._delayed)
         withdrawn = self._withdrawn
-        return self._waiting - sum(job.id not in withdrawn for _, _, job in self._delayed)
+        return self.waiting - sum(job.id not in withdrawn for _, _, job in self._delayed)
 
     @property
     def next_due(self) -> float | None:
@@ -69,16 +66,14 @@ class PriorityQueue:
             line.appendleft(job)
         else:
             line.append(job)
-        self._waiting += 1
-        self._entries += 1
+        self.waiting += 1
 
     def push_delayed(self, job: Job) -> None:
         """Add a job that becomes ready at its `due_at`."""
         if self._withdrawn and job.id in self._withdrawn:
             self._compact()
         heapq.heappush(self._delayed, (job.due_at, job.order, job))
-        self._waiting += 1
-        self._entries += 1
+        self.waiting += 1
 
     def promote_due(self, now: float) -> list[Job]:
         """Move the delayed jobs that are due at `now` to the ready lines, and return them."""
@@ -92,27 +87,25 @@ class PriorityQueue:
                 due.append(job)
         return due
 
-    def pop_nowait(self, now: float) -> Job | None:
-        """The job that starts next; None where none is ready. `now` matters only with aging."""
+    def pop_nowait(self) -> Job | None:
+        """The job that starts next; None where none is ready."""
         if self.aging_s is not None:
-            return self._pop_aged(now)
+            return self._pop_aged(time.time())
         for line in self._lines:
             while line:
                 job = line.popleft()
                 if self._withdrawn and job.id in self._withdrawn:
                     self._forget(job)
                     continue
-                self._waiting -= 1
-                self._entries -= 1
+                self.waiting -= 1
                 return job
         return None
 
     def withdraw(self, job: Job) -> None:
         """Take a waiting job out. Its entry stays until it surfaces or garbage outweighs the rest."""
         self._withdrawn.add(job.id)
-        self._waiting -= 1
-        garbage = len(self._withdrawn)
-        if garbage > _COMPACT_AT_LEAST and garbage * 2 > self._entries:
+        self.waiting -= 1
+        if len(self._withdrawn) > max(_COMPACT_AT_LEAST, self.waiting):
             self._compact()
 
     def position(self, job: Job) -> int | None:
@@ -141,13 +134,11 @@ class PriorityQueue:
                     best, best_rank = line, rank
         if best is None:
             return None
-        self._waiting -= 1
-        self._entries -= 1
+        self.waiting -= 1
         return best.popleft()
 
     def _forget(self, job: Job) -> None:
         self._withdrawn.discard(job.id)
-        self._entries -= 1
 
     def _compact(self) -> None:
         withdrawn = self._withdrawn
@@ -158,4 +149,3 @@ class PriorityQueue:
         self._delayed = [entry for entry in self._delayed if entry[2].id not in withdrawn]
         heapq.heapify(self._delayed)
         withdrawn.clear()
-        self._entries = self._waiting

@@ -19,7 +19,7 @@ class TaskRegistry:
         self._queue = queue
         self._timeout_s = timeout_s
         self._by_name: dict[str, TaskDefinition] = {}
-        self._by_function: dict[Callable[..., Any], TaskDefinition] = {}
+        self.by_function: dict[Callable[..., Any], TaskDefinition] = {}
         self._parked: dict[str, TaskDefinition] = {}
 
     def __iter__(self) -> Iterator[TaskDefinition]:
@@ -54,14 +54,14 @@ class TaskRegistry:
             )
         self._by_name[definition.name] = definition
         try:
-            self._by_function[fn] = definition
+            self.by_function[fn] = definition
         except TypeError:  # an unhashable callable is found by its name alone
             pass
         return definition
 
     def find(self, task: Callable[..., Any] | str) -> TaskDefinition:
         """The definition for a function or a name. Raises UnknownTask."""
-        found = self._by_name.get(task) if isinstance(task, str) else self._by_function.get(task)
+        found = self._by_name.get(task) if isinstance(task, str) else self.by_function.get(task)
         if found is not None:
             return found
         shown = task[:128] if isinstance(task, str) else getattr(task, "__qualname__", task)

@@ -202,7 +202,10 @@ class Runtime(Enqueuer):
     async def _enqueue(
         self, task: TaskRef, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> JobHandle[Any]:
-        return await self.enqueue_with(PLAIN, task, args, kwargs)
+        job = self._intake.accept(task, args, kwargs)
+        if self._store is not None:
+            await self._keep([job])
+        return JobHandle(job, self)
 
     async def _enqueue_many(self, calls: Iterable[Call[Any]]) -> list[JobHandle[Any]]:
         return await self.enqueue_many_with(PLAIN, calls)
@@ -374,7 +377,7 @@ class Runtime(Enqueuer):
         """Figures of one queue. Raises UnknownQueue."""
         lane = self._lane(queue)
         return QueueInfo(
-            lane.name, len(lane.queue), lane.busy, lane.concurrency, lane.capacity, lane.is_paused
+            lane.name, lane.queue.waiting, lane.busy, lane.concurrency, lane.capacity, lane.is_paused
         )
 
     def queue_infos(self) -> list[QueueInfo]:

@@ -69,7 +69,7 @@ class Signature:
         ]
         self._rest = next((p.name for p in parameters if p.kind is p.VAR_POSITIONAL), None)
         self._extra = next((p.name for p in parameters if p.kind is p.VAR_KEYWORD), None)
-        self._nothing_required = not self._required
+        self.nothing_required = not self._required
         self._required_keyword_only = [n for n in self._required if n not in self._positional]
         self._positional_required = len(self._required) - len(self._required_keyword_only)
         self._by_arity: dict[int, type[msgspec.Struct]] = {}
@@ -83,9 +83,9 @@ class Signature:
         `wire=True` for arguments decoded from JSON or MessagePack, where text may stand for a
         date, a UUID, a Decimal or bytes.
         """
+        if not args and not kwargs and self.nothing_required:
+            return (), None
         if not kwargs:
-            if not args and self._nothing_required:
-                return (), None
             if (
                 self._positional_required <= len(args) <= len(self._positional)
                 and not self._required_keyword_only

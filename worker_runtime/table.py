@@ -85,21 +85,17 @@ class JobTable:
             for future in waiters:
                 if not future.done():
                     future.set_result(None)
-        if ttl_s is None or ttl_s == self._history_ttl_s:
+        if ttl_s is None:
             self._ended.append(job)
         else:
             self._ended_by_ttl.setdefault(ttl_s, deque()).append(job)
-        self._kept += 1
-        if self._kept > self._history_count_max:
-            self._drop_oldest()
-        oldest = self._ended[0] if self._ended else None
-        if self._ended_by_ttl or (
-            oldest is not None
-            and job.ended_at is not None
-            and oldest.ended_at is not None
-            and oldest.ended_at + self._history_ttl_s < job.ended_at
-        ):
-            self.prune(job.ended_at or 0.0)
+        if self._kept < self._history_count_max:
+            self._kept += 1
+        elif self._ended:
+            oldest = self._ended.popleft()
+            del self.jobs[oldest.id]
+        else:
+            self._drop_oldest_with_ttl()
 
     def revive(self, job: Job) -> None:
         """Take an ended job out of the history: it is going to run again."""
@@ -130,7 +126,8 @@ class JobTable:
         budget = _PRUNED_AT_A_TIME
         for ttl_s, line in ((self._history_ttl_s, self._ended), *self._ended_by_ttl.items()):
             while line and budget and (line[0].ended_at or 0.0) + ttl_s < now:
-                self._drop(line.popleft())
+                del self.jobs[line.popleft().id]
+                self._kept -= 1
                 budget -= 1
 
     def page(self, matches: Callable[[Job], bool], *, limit: int, after: str | None = None) -> Page:
@@ -157,12 +154,8 @@ class JobTable:
             counts[job.state] += 1
         return counts
 
-    def _drop_oldest(self) -> None:
-        line = self._ended or next((d for d in self._ended_by_ttl.values() if d), None)
-        if line:
-            self._drop(line.popleft())
-
-    def _drop(self, job: Job) -> None:
-        self._kept -= 1
-        if self.jobs.get(job.id) is job:
-            del self.jobs[job.id]
+    def _drop_oldest_with_ttl(self) -> None:
+        line = min(
+            (d for d in self._ended_by_ttl.values() if d), key=lambda d: d[0].ended_at or 0.0
+        )
+        del self.jobs[line.popleft().id]

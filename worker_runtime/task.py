@@ -194,10 +194,12 @@ class TaskDefinition:
 
     __slots__ = (
         "domain",
+        "executor",
         "fn",
         "is_async",
         "max_attempts",
         "name",
+        "needs_context",
         "on_crash",
         "priority",
         "queue",
@@ -232,6 +234,8 @@ class TaskDefinition:
         self.is_async = fn is not None and _is_async(fn)
         self.run_in: RunIn = policy.run_in or ("loop" if self.is_async else "thread")
         self.signature = Signature(fn if fn is not None else _parked, context_type)
+        self.needs_context = self.signature.context_name is not None
+        self.executor: Any = None  # set once by the assembly: looked up here, not per job
         self.tally = Tally()
 
     def __repr__(self) -> str:

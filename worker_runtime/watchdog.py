@@ -71,8 +71,10 @@ class Watchdog:
             except RuntimeError:  # the loop is closed
                 return
             if not self._answered.wait(self._warn_s):
-                self._report()
-                self._answered.wait()
+                if not self._stopping.is_set():
+                    self._report()
+                while not self._answered.wait(_INTERVAL_S) and not self._stopping.is_set():
+                    pass
             self._last_lag_s = time.monotonic() - self._sent_at
 
     def _report(self) -> None:

@@ -33,7 +33,11 @@ class LoopExecutor:
     def start(self, call: Call) -> Awaitable[Any]:
         call.began()
         job = call.job
-        result: Awaitable[Any] = job.task.call(call.context, job.args, job.kwargs)
+        if call.context is None and job.kwargs is None:
+            assert job.task.fn is not None
+            result: Awaitable[Any] = job.task.fn(*job.args)
+        else:
+            result = job.task.call(call.context, job.args, job.kwargs)
         return result
 
     def stop(self, call: Call, reason: StopReason) -> None:
