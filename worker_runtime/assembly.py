@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from worker_runtime.attempt import Attempts, Middleware
+from worker_runtime.clock import Clock
 from worker_runtime.dispatcher import Dispatcher, Lane
 from worker_runtime.errors import ConfigurationError
 from worker_runtime.events import EventHub
@@ -37,6 +38,7 @@ class Parts:
     finisher: Finisher
     dispatcher: Dispatcher
     intake: Intake
+    clock: Clock
 
 
 def assemble(settings: Settings, tasks: Tasks, middleware: Sequence[Middleware]) -> Parts:
@@ -70,8 +72,11 @@ def assemble(settings: Settings, tasks: Tasks, middleware: Sequence[Middleware])
         crashes_max=settings.crashes_max,
         result_bytes_max=settings.result_bytes_max,
     )
-    dispatcher = Dispatcher(lanes, attempts, finisher, events, abandoned_max=settings.abandoned_max)
-    intake = Intake(registry, table, dispatcher, events)
+    clock = Clock()
+    dispatcher = Dispatcher(
+        lanes, attempts, finisher, events, clock, abandoned_max=settings.abandoned_max
+    )
+    intake = Intake(registry, table, dispatcher, events, clock)
     return Parts(
         settings,
         registry,
@@ -84,6 +89,7 @@ def assemble(settings: Settings, tasks: Tasks, middleware: Sequence[Middleware])
         finisher,
         dispatcher,
         intake,
+        clock,
     )
 
 

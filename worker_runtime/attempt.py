@@ -27,6 +27,7 @@ from worker_runtime.task import Retry
 
 # Enum member access costs a descriptor call on 3.11.
 RETURNED = OutcomeKind.RETURNED
+RETURNED_NONE = Outcome(RETURNED)
 
 # Jobs that one slot runs before it lets the event loop serve others, were none of them to wait.
 _JOBS_PER_TURN = 32
@@ -77,8 +78,11 @@ class Slot:
         self.is_spoilt = False
 
     def began(self) -> None:
-        """The function is about to run: its time starts now."""
+        """The function is about to run, after a wait for its thread or child: its time starts."""
         self.began_at = time.monotonic()
+        self.set_deadline()
+
+    def set_deadline(self) -> None:
         job = self.job
         if job.options is not None or job.task.timeout_s is not None:
             timeout_s = timeout_of(job)
@@ -101,18 +105,18 @@ class Slot:
             self.watch(self.deadline)
             self.executor.stop(self, reason)
 
-    def occupy(self, job: Job) -> None:
-        """Take `job` in: from now on it can be told to stop."""
+    def occupy(self, job: Job, now: float) -> None:
+        """Take `job` in at `now` (monotonic): from now on it can be told to stop."""
         self.job = job
         self.executor = job.task.executor
         self.stopped_by = None
+        self.began_at = now
 
     def vacate(self) -> None:
         self.context = None
         self.deadline = None
         self.executor = None
         self.is_started = False
-        self.began_at = 0.0
 
 
 class Attempts:
@@ -146,7 +150,11 @@ class Attempts:
             except BaseException as error:
                 outcome = self._outcome_of(slot, error)
             else:
-                if slot.stopped_by is None and type(value) is not RunAgain:
+                if slot.stopped_by is not None:
+                    outcome = self._outcome_of_value(slot, value)
+                elif value is None:
+                    outcome = RETURNED_NONE
+                elif type(value) is not RunAgain:
                     outcome = Outcome(RETURNED, value)
                 else:
                     outcome = self._outcome_of_value(slot, value)

@@ -15,6 +15,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from worker_runtime.attempt import Attempts, Slot
+from worker_runtime.clock import Clock, monotonic
 from worker_runtime.deadlines import DeadlineWatch
 from worker_runtime.events import EventHub
 from worker_runtime.finisher import Finisher
@@ -81,6 +82,7 @@ class Dispatcher:
         attempts: Attempts,
         finisher: Finisher,
         events: EventHub,
+        clock: Clock,
         *,
         abandoned_max: int,
     ) -> None:
@@ -88,6 +90,7 @@ class Dispatcher:
         self._attempts = attempts
         self._finisher = finisher
         self._events = events
+        self._clock = clock
         self._abandoned_max = abandoned_max
         self._abandoned: dict[Slot, bool] = {}  # whether its place was given to another
         self._context = contextvars.copy_context()
@@ -131,7 +134,7 @@ class Dispatcher:
             lane.busy += 1
             if lane.idle:
                 slot = lane.idle.pop()
-                self._occupy(slot, job)
+                self._occupy(slot, job, monotonic())
                 lane.running.add(slot)
                 lane.wakeups.pop(slot).set_result(None)
             else:
@@ -212,7 +215,7 @@ class Dispatcher:
 
     def _next(self, lane: Lane) -> Job | None:
         """The job that the lane starts now, if it may start any."""
-        if self._is_quiet or lane.is_paused:
+        if lane.is_paused or self._is_quiet:
             return None
         while (job := lane.queue.pop_nowait()) is not None:
             if job.options is None:
@@ -222,25 +225,25 @@ class Dispatcher:
                 return job
             text = f"waited longer than its deadline, which passed at {expires_at:.3f}"
             failure = Failure(Reason.EXPIRED, "Expired", text)
-            self._finisher.apply(job, Outcome(OutcomeKind.RAISED, failure=failure))
+            self._finisher.apply(job, Outcome(OutcomeKind.RAISED, failure=failure), time.time())
         return None
 
     def _open_slot(self, lane: Lane, job: Job) -> None:
         loop = asyncio.get_running_loop()
         slot = Slot(lane.name, self._watch.arm)
-        self._occupy(slot, job)
+        self._occupy(slot, job, monotonic())
         lane.running.add(slot)
         slot.runner = loop.create_task(
             self._serve(lane, slot), name=f"slot:{lane.name}", context=self._context.copy()
         )
 
-    def _occupy(self, slot: Slot, job: Job) -> None:
-        slot.occupy(job)
+    def _occupy(self, slot: Slot, job: Job, now: float) -> None:
+        slot.occupy(job, now)
         job.state = RUNNING
         job.attempt += 1
-        job.started_at = time.time()
+        job.started_at = started_at = now + self._clock.offset_s
         if self._events.subscriptions:
-            self._events.emit(job, job.started_at)
+            self._events.emit(job, started_at)
 
     async def _serve(self, lane: Lane, slot: Slot) -> None:
         """Attempt job after job until the slot is spoilt, given up or closed."""
@@ -261,10 +264,10 @@ class Dispatcher:
         if slot.is_abandoned:
             return False
         job = slot.job
-        duration_s = time.monotonic() - slot.began_at if slot.began_at else None
+        now = monotonic()
         slot.vacate()
         try:
-            self._finisher.apply(job, outcome, duration_s)
+            self._finisher.apply(job, outcome, now + self._clock.offset_s, now - slot.began_at)
         except Exception:
             logger.exception("job %s: its outcome could not be applied", job.id)
         if (
@@ -277,7 +280,7 @@ class Dispatcher:
         following = self._next(self.lanes[slot.lane])
         if following is None:
             return False
-        self._occupy(slot, following)
+        self._occupy(slot, following, now)
         return True
 
     def _retire(self, lane: Lane, slot: Slot) -> None:
@@ -323,7 +326,12 @@ class Dispatcher:
         if slot.executor is not None:
             slot.executor.abandon(slot)
         logger.warning("job %s (%s) ignores its stop: %s", slot.job.id, slot.job.task.name, note)
-        self._finisher.apply(slot.job, self._attempts.stopped(slot, note))
+        self._finisher.apply(
+            slot.job,
+            self._attempts.stopped(slot, note),
+            self._clock.unix(),
+            monotonic() - slot.began_at,
+        )
         replaced = len(self._abandoned) < self._abandoned_max
         self._abandoned[slot] = replaced
         if replaced:

@@ -10,6 +10,7 @@ import asyncio
 import functools
 import logging
 import time
+from bisect import bisect_left
 from collections.abc import Callable
 
 import msgspec
@@ -35,6 +36,7 @@ from worker_runtime.job import (
 )
 from worker_runtime.stores import Store
 from worker_runtime.table import JobTable
+from worker_runtime.task import DURATION_BUCKETS_S
 
 logger = logging.getLogger("worker_runtime.jobs")
 
@@ -65,22 +67,28 @@ class Finisher:
         self._in_transition: dict[str, list[asyncio.Future[None]]] = {}
         self.interrupted_count = 0
 
-    def apply(self, job: Job, outcome: Outcome, duration_s: float | None = None) -> None:
-        """Bring `job` to the state that `outcome` leads to. `duration_s` of the attempt, if any."""
+    def apply(
+        self, job: Job, outcome: Outcome, now: float, duration_s: float | None = None
+    ) -> None:
+        """Bring `job` to the state that `outcome` leads to, at `now` (Unix seconds); `duration_s`
+        of the attempt, if there was one."""
         task = job.task
+        tally = task.tally
         if duration_s is not None:
-            task.tally.observe(duration_s)
+            tally.durations[bisect_left(DURATION_BUCKETS_S, duration_s)] += 1
+            tally.seconds += duration_s
         if outcome.kind is RETURNED and not self._must_encode and not job.must_encode:
             # The usual end, without a Transition: there is nothing to decide or to record.
             job.state = COMPLETED
-            job.result = outcome.value
-            job.ended_at = now = time.time()
-            task.tally.completed += 1
+            job.ended_at = now
+            if outcome.value is not None:
+                job.result = outcome.value
+            tally.completed += 1
             self._table.retire(job, task.result_ttl_s if job.options is None else ttl_of(job))
             if self._events.subscriptions:
                 self._events.emit(job, now)
         elif outcome.kind is not OutcomeKind.REFUSED:
-            self._record(job, self._decide(job, outcome))
+            self._record(job, self._decide(job, outcome, now))
 
     def revive(self, job: Job) -> None:
         """Queue an ended job again, with a fresh budget of tries and crashes."""
@@ -106,8 +114,7 @@ class Finisher:
             then = functools.partial(self._publish_recorded, job, transition)
             self._store.record_transition(job, transition, then)
 
-    def _decide(self, job: Job, outcome: Outcome) -> Transition:
-        now = time.time()
+    def _decide(self, job: Job, outcome: Outcome, now: float) -> Transition:
         if outcome.kind is RETURNED:
             return self._completed(job, outcome, now)
         if outcome.kind is OutcomeKind.RUN_AGAIN:

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from worker_runtime.clock import Clock, monotonic
 from worker_runtime.dispatcher import Dispatcher, Lane
 from worker_runtime.enqueue import Call, EnqueueOptions
 from worker_runtime.errors import (
@@ -32,8 +33,14 @@ class Intake:
     """
 
     def __init__(
-        self, registry: TaskRegistry, table: JobTable, dispatcher: Dispatcher, events: EventHub
+        self,
+        registry: TaskRegistry,
+        table: JobTable,
+        dispatcher: Dispatcher,
+        events: EventHub,
+        clock: Clock,
     ) -> None:
+        self._clock = clock
         self._registry = registry
         self._table = table
         self._dispatcher = dispatcher
@@ -52,18 +59,21 @@ class Intake:
         The same steps as `make`, `check_room` and `admit`, with what options may change left out.
         """
         definition = self._registry.by_function.get(task) or self._registry.find(task)
-        try:
-            bound, named = definition.signature.bind(args, kwargs)
-        except InvalidArguments as error:
-            raise InvalidArguments(f"task {definition.name}: {error}") from None
-        lane = self._lanes[definition.queue]
+        signature = definition.signature
+        if args or kwargs or not signature.nothing_required:
+            try:
+                args, named = signature.bind(args, kwargs)
+            except InvalidArguments as error:
+                raise InvalidArguments(f"task {definition.name}: {error}") from None
+        else:
+            named = None
+        queue = definition.queue
+        lane = self._lanes[queue]
         self._order = order = self._order + 1
-        now = time.time()
+        now = monotonic() + self._clock.offset_s
         job_id = self._ids.make(now)
-        job = Job(
-            job_id, definition, bound, named, lane.name, definition.priority, order, now
-        )
-        if lane.queue.waiting >= lane.capacity or not self.is_open or self.admission is not None:
+        job = Job(job_id, definition, args, named, queue, definition.priority, order, now)
+        if lane.queue.waiting >= lane.capacity or self.admission is not None or not self.is_open:
             self.check_room(job, PLAIN)
         self._table.jobs[job_id] = job
         definition.tally.accepted += 1

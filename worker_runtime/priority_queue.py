@@ -61,12 +61,11 @@ class PriorityQueue:
         """Add a job that is due; `front` puts it before its equals (it had started before)."""
         if self._withdrawn and job.id in self._withdrawn:
             self._compact()
-        line = self._lines[job.priority]
-        if front:
-            line.appendleft(job)
-        else:
-            line.append(job)
         self.waiting += 1
+        if front:
+            self._lines[job.priority].appendleft(job)
+        else:
+            self._lines[job.priority].append(job)
 
     def push_delayed(self, job: Job) -> None:
         """Add a job that becomes ready at its `due_at`."""

@@ -164,6 +164,8 @@ class Runtime(Enqueuer):
             raise
         self._watchdog.start(asyncio.get_running_loop())
         self._exits.callback(self._watchdog.stop)
+        housekeeping = asyncio.create_task(self._keep_house(), name="housekeeping")
+        self._exits.callback(housekeeping.cancel)
         self._intake.is_open = True
 
     async def stop(self, within_s: float | None = None) -> None:
@@ -336,7 +338,7 @@ class Runtime(Enqueuer):
         text = message or "cancelled before it started"
         failure = Failure(None, "JobCancelled", text)
         outcome = Outcome(OutcomeKind.STOPPED, failure=failure, stopped_by=StopReason.CANCEL)
-        finisher.apply(job, outcome)
+        finisher.apply(job, outcome, self.parts.clock.unix())
         while finisher.is_in_transition(job):
             await finisher.wait_shown(job)
         return True
@@ -433,6 +435,13 @@ class Runtime(Enqueuer):
             return None
         return self._intake.existing(job)
 
+    async def _keep_house(self) -> None:
+        """What has to be done about once a second, busy or idle."""
+        while True:
+            self.parts.clock.adjust()
+            self.parts.table.prune(time.time())
+            await asyncio.sleep(1.0)
+
     async def _recover(self) -> None:
         assert self._store is not None
         batches: AsyncIterator[Sequence[Job]] = self._store.recover(
@@ -452,7 +461,7 @@ class Runtime(Enqueuer):
         for lane in self.parts.lanes.values():
             for job in list(lane.queue):
                 lane.queue.withdraw(job)
-                self.parts.finisher.apply(job, outcome)
+                self.parts.finisher.apply(job, outcome, self.parts.clock.unix())
 
 
 class ConfiguredEnqueuer(Enqueuer):

@@ -6,7 +6,6 @@ import functools
 import inspect
 import random
 import re
-from bisect import bisect_left
 from collections.abc import Callable
 from typing import Any, Literal, ParamSpec, TypeVar, overload
 
@@ -167,7 +166,11 @@ DURATION_BUCKETS_S = (
 
 class Tally:
     """What has happened to one task's jobs in this process. Plain numbers: a labelled Prometheus
-    counter costs more than the whole rest of a job's way, so they are exported at scrape time."""
+    counter costs more than the whole rest of a job's way, so they are exported at scrape time.
+
+    `durations` counts attempts by `DURATION_BUCKETS_S`, the last place is for longer ones;
+    `seconds` is their sum.
+    """
 
     __slots__ = ("accepted", "cancelled", "completed", "durations", "failed", "retried", "seconds")
 
@@ -179,10 +182,6 @@ class Tally:
         self.failed: dict[Reason, int] = dict.fromkeys(Reason, 0)
         self.durations = [0] * (len(DURATION_BUCKETS_S) + 1)
         self.seconds = 0.0
-
-    def observe(self, duration_s: float) -> None:
-        self.durations[bisect_left(DURATION_BUCKETS_S, duration_s)] += 1
-        self.seconds += duration_s
 
 
 class TaskDefinition:
@@ -224,7 +223,7 @@ class TaskDefinition:
         self.fn = fn
         self.name = name
         self.queue = policy.queue or queue
-        self.priority = policy.priority
+        self.priority = int(policy.priority)
         self.timeout_s = policy.timeout_s if policy.timeout_s is not None else timeout_s
         self.retry = policy.retry or NO_RETRY
         self.max_attempts = self.retry.max_attempts
