@@ -48,8 +48,8 @@ class Slot:
         "clean",
         "context",
         "deadline",
-        "executor",
         "is_abandoned",
+        "is_occupied",
         "is_spoilt",
         "is_started",
         "job",
@@ -67,12 +67,12 @@ class Slot:
         self.watch = watch
         self.clean: contextvars.Context | None = None
         self.runner: asyncio.Task[None] | None = None
-        self.executor: Executor | None = None
         self.context: JobContext | None = None
         self.deadline: float | None = None
         self.began_at = 0.0
         self.stopped_by: StopReason | None = None
         self.stop_message = ""
+        self.is_occupied = False
         self.is_started = False
         self.is_abandoned = False
         self.is_spoilt = False
@@ -96,27 +96,25 @@ class Slot:
 
     def request_stop(self, reason: StopReason, message: str = "") -> None:
         """Tell the running attempt to end, and set the time at which it is given up."""
-        if self.stopped_by is not None or self.executor is None:
+        if self.stopped_by is not None or not self.is_occupied:
             return
         self.stopped_by = reason
         self.stop_message = message
         if self.is_started:
-            self.deadline = time.monotonic() + self.executor.stop_grace_s
+            executor: Executor = self.job.task.executor
+            self.deadline = time.monotonic() + executor.stop_grace_s
             self.watch(self.deadline)
-            self.executor.stop(self, reason)
+            executor.stop(self, reason)
 
     def occupy(self, job: Job, now: float) -> None:
-        """Take `job` in at `now` (monotonic): from now on it can be told to stop."""
+        """Take `job` in at `now` (monotonic): from here on it can be told to stop."""
         self.job = job
-        self.executor = job.task.executor
-        self.stopped_by = None
         self.began_at = now
-
-    def vacate(self) -> None:
-        self.context = None
-        self.deadline = None
-        self.executor = None
+        self.is_occupied = True
         self.is_started = False
+        self.stopped_by = None
+        self.deadline = None
+        self.context = None
 
 
 class Attempts:

@@ -184,7 +184,7 @@ class Dispatcher:
         grace_s = 0.0
         for slot in list(self.running()):
             slot.request_stop(StopReason.SHUTDOWN)
-            grace_s = max(grace_s, slot.executor.stop_grace_s if slot.executor else 0.0)
+            grace_s = max(grace_s, slot.job.task.executor.stop_grace_s)
         if not await self._ended_within(grace_s + 1.0):  # the deadline watch gives them up
             for slot in list(self.running()):
                 self._give_up(slot)
@@ -265,7 +265,7 @@ class Dispatcher:
             return False
         job = slot.job
         now = monotonic()
-        slot.vacate()
+        slot.is_occupied = False
         try:
             self._finisher.apply(job, outcome, now + self._clock.offset_s, now - slot.began_at)
         except Exception:
@@ -323,8 +323,7 @@ class Dispatcher:
         slot.is_abandoned = True
         slot.deadline = None
         lane.running.discard(slot)
-        if slot.executor is not None:
-            slot.executor.abandon(slot)
+        slot.job.task.executor.abandon(slot)
         logger.warning("job %s (%s) ignores its stop: %s", slot.job.id, slot.job.task.name, note)
         self._finisher.apply(
             slot.job,

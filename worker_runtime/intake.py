@@ -106,9 +106,7 @@ class Intake:
                 names = ", ".join(self._dispatcher.lanes)
                 raise UnknownQueue(f"no queue {queue[:128]!r}; queues: {names}")
             priority = definition.priority if options.priority is None else options.priority
-            job_id = (
-                self._ids.make(now) if options.job_id is None else check_job_id(options.job_id)
-            )
+            job_id = self._ids.make(now) if options.job_id is None else check_job_id(options.job_id)
         self._order = order = self._order + 1
         return Job(
             job_id,

@@ -379,7 +379,12 @@ class Runtime(Enqueuer):
         """Figures of one queue. Raises UnknownQueue."""
         lane = self._lane(queue)
         return QueueInfo(
-            lane.name, lane.queue.waiting, lane.busy, lane.concurrency, lane.capacity, lane.is_paused
+            lane.name,
+            lane.queue.waiting,
+            lane.busy,
+            lane.concurrency,
+            lane.capacity,
+            lane.is_paused,
         )
 
     def queue_infos(self) -> list[QueueInfo]:
