@@ -1,0 +1,156 @@
+"""Waiting for conditions without sleeping blindly, and real worker processes on loopback."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import TypeVar, overload
+
+import aiohttp
+
+T = TypeVar("T")
+
+ROOT = Path(__file__).resolve().parent.parent
+POLL_S = 0.01
+
+
+@overload
+async def eventually(
+    predicate: Callable[[], Awaitable[T]], timeout_s: float = 5.0, *, what: str = ""
+) -> T: ...
+@overload
+async def eventually(
+    predicate: Callable[[], T], timeout_s: float = 5.0, *, what: str = ""
+) -> T: ...
+async def eventually(
+    predicate: Callable[[], T | Awaitable[T]], timeout_s: float = 5.0, *, what: str = ""
+) -> T:
+    """The first truthy value of `predicate`, asked again until then.
+
+    Fails the test after `timeout_s` seconds, with the last value seen. `predicate` may be async.
+    """
+    deadline = time.monotonic() + timeout_s
+    while True:
+        answer = predicate()
+        value = await answer if inspect.isawaitable(answer) else answer
+        if value:
+            return value
+        if time.monotonic() >= deadline:
+            name = what or getattr(predicate, "__name__", repr(predicate))
+            raise AssertionError(f"{name}: still {value!r} after {timeout_s} s")
+        await asyncio.sleep(POLL_S)
+
+
+def free_port() -> int:
+    """A TCP port on 127.0.0.1 that nothing listened on a moment ago."""
+    with socket.socket() as listener:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(("127.0.0.1", 0))
+        port: int = listener.getsockname()[1]
+        return port
+
+
+class ServerProcess:
+    """A worker in a process of its own. `url` has no trailing slash."""
+
+    def __init__(self, process: subprocess.Popen[bytes], port: int, log_path: Path) -> None:
+        self.process = process
+        self.port = port
+        self.url = f"http://127.0.0.1:{port}"
+        self._log_path = log_path
+
+    @property
+    def log(self) -> str:
+        """Everything the process has written to stdout and stderr so far."""
+        return self._log_path.read_text(errors="replace")
+
+    @property
+    def exit_code(self) -> int | None:
+        """None while it runs; negative: the signal that ended it."""
+        return self.process.poll()
+
+    def signal(self, number: signal.Signals) -> None:
+        self.process.send_signal(number)
+
+    async def wait(self, timeout_s: float = 10.0) -> int:
+        """The exit code, once the process has ended. Fails the test after `timeout_s` seconds."""
+        await eventually(
+            lambda: self.process.poll() is not None,
+            timeout_s,
+            what=f"the end of the worker, which logged\n{self.log}",
+        )
+        return self.process.returncode
+
+    async def stop(self, timeout_s: float = 10.0) -> int:
+        """SIGTERM, and the exit code."""
+        self.signal(signal.SIGTERM)
+        return await self.wait(timeout_s)
+
+    def kill(self) -> None:
+        """SIGKILL, as a crash of the machine would."""
+        if self.process.poll() is None:
+            self.process.kill()
+        self.process.wait()
+
+
+@asynccontextmanager
+async def start_server_process(
+    *arguments: str,
+    env: Mapping[str, str] | None = None,
+    cwd: Path | None = None,
+    port: int | None = None,
+    ready_within_s: float = 15.0,
+) -> AsyncIterator[ServerProcess]:
+    """`python -m worker_runtime run ARGUMENTS` on a free port of 127.0.0.1, ready to serve.
+
+    `env` is added to the test's own environment; modules in `cwd` can be named as TARGET. What is
+    still running at the end is killed. A process that ends before it is ready fails the test with
+    what it logged.
+    """
+    port = free_port() if port is None else port
+    command = [sys.executable, "-m", "worker_runtime", "run", *arguments]
+    command += ["--host", "127.0.0.1", "--port", str(port)]
+    path = os.pathsep.join(filter(None, [str(cwd or ""), str(ROOT), os.getenv("PYTHONPATH")]))
+    environment = {**os.environ, "PYTHONPATH": path, "PYTHONUNBUFFERED": "1", **(env or {})}
+    with tempfile.TemporaryDirectory(prefix="worker-runtime-") as directory:
+        log_path = Path(directory, "log")
+        with log_path.open("wb") as log:
+            process = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                cwd=cwd,
+                env=environment,
+            )
+        server = ServerProcess(process, port, log_path)
+        try:
+            await _wait_ready(server, ready_within_s)
+            yield server
+        finally:
+            server.kill()
+
+
+async def _wait_ready(server: ServerProcess, timeout_s: float) -> None:
+    async with aiohttp.ClientSession() as session:
+
+        async def ready() -> bool:
+            if server.exit_code is not None:
+                raise AssertionError(f"the worker ended ({server.exit_code}):\n{server.log}")
+            try:
+                async with session.get(f"{server.url}/readyz") as answer:
+                    return answer.status == 200
+            except aiohttp.ClientError:
+                return False
+
+        await eventually(ready, timeout_s, what="GET /readyz")
