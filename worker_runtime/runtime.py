@@ -406,6 +406,11 @@ class Runtime(Enqueuer):
         """How late the event loop ran what was due, at the last measurement."""
         return self._watchdog.lag_s
 
+    @property
+    def loop_blocked_count(self) -> int:
+        """How often the event loop was blocked for longer than `loop_lag_warn_s`."""
+        return self._watchdog.blocked_count
+
     # Inside
 
     def _lane(self, queue: str) -> Lane:

@@ -1,0 +1,187 @@
+"""Every Prometheus name this process exports about its runtime.
+
+The runtime counts in plain numbers; this module reads them when someone scrapes. Names are in base
+units, and every label comes from a closed set: tasks, queues and executors that are registered,
+states and reasons. Nothing a caller sends becomes a label.
+"""
+
+from __future__ import annotations
+
+import itertools
+import platform
+from collections.abc import Iterable, Iterator
+
+from prometheus_client import PlatformCollector, ProcessCollector, generate_latest
+from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
+from prometheus_client.metrics_core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    InfoMetricFamily,
+    Metric,
+)
+from prometheus_client.registry import Collector
+
+from worker_runtime import __version__
+from worker_runtime.job import CANCELLED, COMPLETED, FAILED
+from worker_runtime.runtime import Runtime
+from worker_runtime.task import DURATION_BUCKETS_S, TaskDefinition
+
+CONTENT_TYPE = CONTENT_TYPE_PLAIN_0_0_4
+
+_EXECUTOR_FIGURES = {
+    "size": "Threads or child processes that the executor may use.",
+    "busy": "Threads or child processes that run an attempt.",
+    "waiting": "Attempts that wait for a thread or child process.",
+    "abandoned": "Attempts that were given up and still hold a coroutine, thread or child.",
+}
+
+
+class RuntimeCollector(Collector):
+    """Reads one runtime at scrape time. Assumes it is scraped on the event loop's own thread."""
+
+    def __init__(self, runtime: Runtime) -> None:
+        self._runtime = runtime
+
+    def collect(self) -> Iterator[Metric]:
+        yield InfoMetricFamily(
+            "worker_runtime_build",
+            "The running version.",
+            {"version": __version__, "python": platform.python_version()},
+        )
+        yield from self._jobs()
+        yield self._durations()
+        yield from self._queues()
+        yield from self._executors()
+        yield from self._process()
+
+    def _jobs(self) -> Iterator[Metric]:
+        accepted = CounterMetricFamily(
+            "worker_runtime_jobs_accepted_total", "Jobs accepted.", labels=["task"]
+        )
+        ended = CounterMetricFamily(
+            "worker_runtime_jobs_ended_total",
+            "Jobs that reached a terminal state; `reason` says why a failed one failed.",
+            labels=["task", "state", "reason"],
+        )
+        requeued = CounterMetricFamily(
+            "worker_runtime_jobs_requeued_total",
+            "Attempts whose job waits again: retried, interrupted or asked to run again.",
+            labels=["task"],
+        )
+        for task in self._runtime.tasks:
+            tally = task.tally
+            accepted.add_metric([task.name], tally.accepted)
+            ended.add_metric([task.name, COMPLETED, ""], tally.completed)
+            ended.add_metric([task.name, CANCELLED, ""], tally.cancelled)
+            for reason, count in tally.failed.items():
+                ended.add_metric([task.name, FAILED, reason], count)
+            requeued.add_metric([task.name], tally.retried)
+        yield from (accepted, ended, requeued)
+
+    def _durations(self) -> Metric:
+        durations = HistogramMetricFamily(
+            "worker_runtime_attempt_duration_seconds",
+            "How long attempts ran; a job that was retried counts once for each.",
+            labels=["task"],
+        )
+        for task in self._runtime.tasks:
+            durations.add_metric(
+                [task.name], buckets=_cumulative(task), sum_value=task.tally.seconds
+            )
+        return durations
+
+    def _queues(self) -> Iterator[Metric]:
+        names = {
+            "ready": "Jobs that are due and wait for a slot.",
+            "scheduled": "Jobs that wait for their time.",
+            "running": "Attempts that run.",
+            "concurrency": "Attempts that may run at a time.",
+            "capacity": "Jobs that may wait.",
+            "paused": "1 while the queue starts nothing.",
+        }
+        gauges = {
+            name: GaugeMetricFamily(f"worker_runtime_queue_{name}", text, labels=["queue"])
+            for name, text in names.items()
+        }
+        for name, lane in self._runtime.parts.lanes.items():
+            ready = lane.queue.ready_count
+            figures = {
+                "ready": ready,
+                "scheduled": len(lane.queue) - ready,
+                "running": len(lane.running),
+                "concurrency": lane.concurrency,
+                "capacity": lane.capacity,
+                "paused": int(lane.is_paused),
+            }
+            for figure, value in figures.items():
+                gauges[figure].add_metric([name], value)
+        yield from gauges.values()
+
+    def _executors(self) -> Iterator[Metric]:
+        gauges = {
+            figure: GaugeMetricFamily(
+                f"worker_runtime_executor_{figure}", text, labels=["executor"]
+            )
+            for figure, text in _EXECUTOR_FIGURES.items()
+        }
+        for name, executor in self._runtime.parts.executors.items():
+            statistics = executor.statistics()
+            for figure, gauge in gauges.items():
+                value = statistics.get(figure)
+                if value is not None:  # the event loop has no size
+                    gauge.add_metric([name], value)
+        yield from gauges.values()
+
+    def _process(self) -> Iterator[Metric]:
+        runtime, parts = self._runtime, self._runtime.parts
+        yield GaugeMetricFamily(
+            "worker_runtime_accepting",
+            "1 while new jobs are accepted.",
+            value=int(runtime.is_accepting),
+        )
+        yield GaugeMetricFamily(
+            "worker_runtime_history_jobs", "Ended jobs kept.", value=parts.table.ended_count
+        )
+        yield CounterMetricFamily(
+            "worker_runtime_jobs_interrupted_total",
+            "Running jobs that a stop interrupted.",
+            value=parts.finisher.interrupted_count,
+        )
+        yield GaugeMetricFamily(
+            "worker_runtime_event_loop_lag_seconds",
+            "How late the event loop ran what was due, at the last measurement.",
+            value=runtime.loop_lag_s,
+        )
+        yield CounterMetricFamily(
+            "worker_runtime_event_loop_blocked_total",
+            "Times the event loop was blocked for longer than the warning threshold.",
+            value=runtime.loop_blocked_count,
+        )
+
+
+class _Joined(Collector):
+    def __init__(self, *parts: Collector) -> None:
+        self._parts = parts
+
+    def collect(self) -> Iterable[Metric]:
+        return itertools.chain.from_iterable(part.collect() for part in self._parts)
+
+
+_PROCESS = ProcessCollector(registry=None)
+_PLATFORM = PlatformCollector(registry=None)
+
+
+def exposition(runtime: Runtime, *others: Collector) -> bytes:
+    """All metrics as Prometheus text (`CONTENT_TYPE`): the runtime's, the process's and `others`,
+    which are collectors or whole registries.
+
+    Call it on the event loop's thread.
+    """
+    joined = _Joined(RuntimeCollector(runtime), _PROCESS, _PLATFORM, *others)
+    return generate_latest(joined)
+
+
+def _cumulative(task: TaskDefinition) -> list[tuple[str, float]]:
+    bounds = [*(str(bound) for bound in DURATION_BUCKETS_S), "+Inf"]
+    return list(zip(bounds, itertools.accumulate(task.tally.durations), strict=True))
