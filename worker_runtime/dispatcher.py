@@ -126,6 +126,7 @@ class Dispatcher:
         if job.state is RUNNING:
             return False
         self.lanes[job.queue].queue.withdraw(job)
+        self._slot_freed.set()
         return True
 
     def wake(self, lane: Lane) -> None:
@@ -172,6 +173,13 @@ class Dispatcher:
     async def wait_idle(self) -> None:
         """Wait until nothing runs and nothing waits, scheduled jobs included."""
         while any(lane.running or lane.queue.waiting for lane in self.lanes.values()):
+            self._slot_freed.clear()
+            await self._slot_freed.wait()
+
+    async def wait_drained(self, until: float) -> None:
+        """Wait until nothing runs and nothing waits that is due before `until` (Unix seconds).
+        Paused lanes start nothing, so that their waiting jobs are not waited for."""
+        while any(lane.running or _has_work(lane, until) for lane in self.lanes.values()):
             self._slot_freed.clear()
             await self._slot_freed.wait()
 
@@ -366,3 +374,10 @@ class Dispatcher:
             job.state = QUEUED
         self.wake(lane)
         self._set_timer(lane)
+
+
+def _has_work(lane: Lane, until: float) -> bool:
+    if lane.is_paused:
+        return False
+    next_due = lane.queue.next_due
+    return lane.queue.ready_count > 0 or (next_due is not None and next_due < until)

@@ -191,6 +191,20 @@ class Runtime(Enqueuer):
         self._intake.is_open = False
         self.parts.dispatcher.quiet()
 
+    async def drain(self, within_s: float) -> bool:
+        """Accept nothing more, and run what waits for at most `within_s` seconds.
+
+        For a runtime whose waiting jobs would be lost with it. True: nothing is left that is due by
+        then. Call `stop` afterwards.
+        """
+        self._intake.is_open = False
+        try:
+            async with asyncio.timeout(within_s):
+                await self.parts.dispatcher.wait_drained(time.time() + within_s)
+        except TimeoutError:
+            return False
+        return True
+
     @property
     def is_accepting(self) -> bool:
         return self._intake.is_open

@@ -144,6 +144,12 @@ def task(fn: Callable[P, R] | None = None, /, **policy: Any) -> Any:
     return mark(fn) if fn is not None else mark
 
 
+def policy_of(found: object) -> TaskPolicy | None:
+    """The policy that `@task` left on a function; None for anything that is not marked."""
+    policy = getattr(found, _POLICY_ATTRIBUTE, None)
+    return policy if isinstance(policy, TaskPolicy) else None
+
+
 DURATION_BUCKETS_S = (
     0.001,
     0.0025,

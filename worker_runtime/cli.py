@@ -1,0 +1,175 @@
+"""The command line. Each command lives in a function here or in a module of its own; a module adds
+its commands to `main` with `main.add_command`."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import click
+
+from worker_runtime import __version__
+from worker_runtime.errors import ConfigurationError
+from worker_runtime.settings import DIALECTS, Settings, checked
+
+# What belongs to the process rather than to the runtime it serves.
+_PROCESS_FIELDS = (
+    "host",
+    "port",
+    "metrics_port",
+    "dialects",
+    "token",
+    "allow_anonymous",
+    "log_level",
+    "log_format",
+)
+EXIT_WRONG_CONFIGURATION = 2
+
+
+@dataclass(frozen=True)
+class ListenOptions:
+    """What the command line says about listening; it wins over everything else. None: nothing."""
+
+    host: str | None
+    port: int | None
+    dialects: tuple[str, ...] | None
+
+    def given(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if value is not None}
+
+    def arguments(self) -> list[str]:
+        """The same options, for another command line."""
+        texts = {**self.given(), "dialects": self.dialects and ",".join(self.dialects)}
+        return [f"--{name}={text}" for name, text in texts.items() if text is not None]
+
+
+def _dialects(context: click.Context, parameter: click.Parameter, text: str | None) -> object:
+    if text is None:
+        return None
+    names = tuple(name.strip() for name in text.split(",") if name.strip())
+    for name in names:
+        if name not in DIALECTS:
+            _refuse(f"--dialects: {name!r} is not a dialect; allowed: {', '.join(DIALECTS)}")
+    return names
+
+
+def _refuse(message: str) -> None:
+    """End with one line that says what is wrong."""
+    click.echo(f"worker-runtime: {' '.join(message.split())}", err=True)
+    sys.exit(EXIT_WRONG_CONFIGURATION)
+
+
+@click.group()
+@click.version_option(__version__, prog_name="worker-runtime")
+def main() -> None:
+    """Run jobs in one asyncio process: embedded, durable, without a broker."""
+
+
+@main.command()
+@click.argument("target", required=False)
+@click.option("--check", is_flag=True, help="Exit 0 if a worker answers healthy, 1 if not.")
+@click.option("--burst", is_flag=True, help="Run what waits without listening, then exit.")
+@click.option(
+    "--watch",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    metavar="DIR",
+    help="Restart when a Python file in DIR changes.",
+)
+@click.option("--host", help="Address to listen on.  [env: WORKER_HOST; default: 127.0.0.1]")
+@click.option(
+    "--port",
+    type=click.IntRange(0, 65535),
+    help="Port to listen on; 0 chooses a free one.  [env: PORT; default: 8080]",
+)
+@click.option(
+    "--dialects",
+    callback=_dialects,
+    metavar="A,B",
+    help=f"HTTP contracts to speak.  [env: WORKER_DIALECTS; default: {','.join(DIALECTS)}]",
+)
+def run(
+    target: str | None,
+    check: bool,
+    burst: bool,
+    watch: Path | None,
+    host: str | None,
+    port: int | None,
+    dialects: tuple[str, ...] | None,
+) -> None:
+    """Serve TARGET until SIGTERM or Ctrl-C.
+
+    TARGET is module:attribute (a Runtime, a function that returns one, or a list of tasks) or
+    module (its functions marked with @task). Without one, example tasks are served.
+    """
+    if check + burst + (watch is not None) > 1:
+        raise click.UsageError("--check, --burst and --watch exclude each other")
+    options = ListenOptions(host, port, dialects)
+    if check:
+        sys.exit(_check(options))
+    try:
+        code = _watch(watch, target, options) if watch else _run(target, options, burst=burst)
+    except ConfigurationError as error:
+        _refuse(str(error))
+    else:
+        from worker_runtime.server import leave
+
+        leave(code)
+
+
+def _check(options: ListenOptions) -> int:
+    from worker_runtime.health_check import check_health
+
+    try:
+        healthy, text = check_health(Settings.from_environment(**options.given()))
+    except ConfigurationError as error:
+        healthy, text = False, str(error)
+    click.echo(text, err=not healthy)
+    return 0 if healthy else 1
+
+
+def _watch(directory: Path, target: str | None, options: ListenOptions) -> int:
+    from worker_runtime.log_setup import configure_logging
+    from worker_runtime.watch import Supervisor
+
+    settings = Settings.from_environment(**options.given())
+    configure_logging(settings.log_level, settings.log_format)
+    command = [sys.executable, "-m", "worker_runtime", "run", *options.arguments()]
+    if target is not None:
+        command.append(target)
+    return Supervisor(command, directory, stop_within_s=settings.stop_within_s).run()
+
+
+def _run(target: str | None, options: ListenOptions, *, burst: bool) -> int:
+    from worker_runtime import server
+    from worker_runtime.example_tasks import commands_to_try
+    from worker_runtime.log_setup import configure_logging
+    from worker_runtime.target import load_runtime
+
+    settings = Settings.from_environment(**options.given())
+    configure_logging(settings.log_level, settings.log_format)
+    runtime = load_runtime(target, settings)
+    if runtime.settings is not settings:  # the target made it, with settings of its own
+        settings = _merged(runtime.settings, settings, options)
+        configure_logging(settings.log_level, settings.log_format)
+    if burst:
+        return server.drain(runtime, settings)
+
+    def on_listening(url: str) -> None:
+        if target is None and settings.log_format == "text":
+            click.echo("\n".join(["Try:", *commands_to_try(url, with_token=bool(settings.token))]))
+
+    return server.serve(runtime, settings, on_listening=on_listening)
+
+
+def _merged(own: Settings, environment: Settings, options: ListenOptions) -> Settings:
+    """A target's own settings; what it left at the default comes from the environment, where the
+    process is concerned, and the command line wins."""
+    defaults = Settings()
+    changes = {
+        name: getattr(environment, name)
+        for name in _PROCESS_FIELDS
+        if getattr(own, name) == getattr(defaults, name)
+    }
+    return checked(own, **{**changes, **options.given()})

@@ -1,0 +1,98 @@
+"""The sockets a worker listens on, and who may reach them."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import socket
+
+from worker_runtime.errors import ConfigurationError
+from worker_runtime.settings import Settings
+
+logger = logging.getLogger("worker_runtime.server")
+
+
+def check_exposure(settings: Settings) -> None:
+    """Refuse to serve other machines without a token. Raises ConfigurationError."""
+    if settings.token is not None or settings.is_loopback:
+        return
+    if not settings.allow_anonymous:
+        raise ConfigurationError(
+            f"host {settings.host!r} can be reached by other machines and WORKER_TOKEN is not set; "
+            "set it, or WORKER_ALLOW_ANONYMOUS=1 to let anyone who can connect run tasks"
+        )
+    logger.warning(
+        "anyone who can reach %s may run tasks: WORKER_ALLOW_ANONYMOUS is set and WORKER_TOKEN "
+        "is not",
+        settings.host or "this machine",
+    )
+
+
+def bind(host: str, port: int) -> list[socket.socket]:
+    """Sockets bound to every address of `host`, not listening yet; port 0 chooses a free one.
+
+    Binding before anything else is started means that a busy port has no other consequence.
+    Raises ConfigurationError.
+    """
+    sockets: list[socket.socket] = []
+    try:
+        for family, address in _addresses(host, port):
+            try:
+                sockets.append(_bound(family, (address, port)))
+            except OSError as error:
+                if sockets and error.errno in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT):
+                    continue  # for example `localhost` on a machine without IPv6
+                raise
+            port = sockets[0].getsockname()[1]
+    except OSError as error:
+        for bound in sockets:
+            bound.close()
+        raise refusal(host, port, error) from error
+    return sockets
+
+
+def refusal(host: str, port: int, error: OSError) -> ConfigurationError:
+    """What to tell someone whose host and port cannot be listened on."""
+    if isinstance(error, socket.gaierror):
+        return ConfigurationError(f"host {host!r} is not an address and has none: {error.strerror}")
+    if error.errno == errno.EADDRINUSE:
+        return ConfigurationError(
+            f"port {port} on {host} is in use; stop what listens there, or choose another with "
+            "--port or PORT"
+        )
+    if error.errno == errno.EADDRNOTAVAIL:
+        return ConfigurationError(f"host {host!r} is not an address of this machine")
+    return ConfigurationError(f"cannot listen on {host}:{port}: {error.strerror or error}")
+
+
+def url_of(bound: socket.socket) -> str:
+    address, port = bound.getsockname()[:2]
+    return f"http://[{address}]:{port}" if ":" in address else f"http://{address}:{port}"
+
+
+def local_url_of(bound: socket.socket) -> str:
+    """Where this machine itself reaches the socket."""
+    url = url_of(bound)
+    return url.replace("//0.0.0.0:", "//127.0.0.1:").replace("//[::]:", "//[::1]:")
+
+
+def _addresses(host: str, port: int) -> list[tuple[int, str]]:
+    found = socket.getaddrinfo(
+        host or "0.0.0.0", port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+    )
+    # IPv4 first, so that `localhost` is reached where everything else expects it.
+    return sorted({(int(entry[0]), str(entry[4][0])) for entry in found})
+
+
+def _bound(family: int, address: tuple[str, int]) -> socket.socket:
+    made = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            made.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        made.bind(address)
+    except OSError:
+        made.close()
+        raise
+    made.setblocking(False)
+    return made

@@ -1,0 +1,203 @@
+"""Owns the process: the event loop, the signals, listening, draining, and ending on time."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import socket
+import sys
+import threading
+import time
+from collections.abc import Awaitable, Callable
+from typing import NoReturn
+
+from aiohttp import web
+
+from worker_runtime import __version__
+from worker_runtime.errors import ConfigurationError
+from worker_runtime.listening import bind, check_exposure, local_url_of, refusal, url_of
+from worker_runtime.runtime import Runtime
+from worker_runtime.settings import Settings
+from worker_runtime.stop_signals import StopSignals
+from worker_runtime.web.mount import build_app
+
+logger = logging.getLogger("worker_runtime.server")
+
+_KEEPALIVE_S = 75.0
+_BACKLOG = 1024
+# How long answers to open requests may take once the runtime has stopped.
+_ANSWERS_WITHIN_S = 2.0
+# On top of what running jobs get: answering, closing the store and the executors.
+_ENDING_S = 5.0
+_LEFTOVERS_WITHIN_S = 1.0
+
+_unfinished: set[asyncio.Task[object]] = set()  # tasks that nothing ends, kept from finalisation
+
+
+def serve(
+    runtime: Runtime, settings: Settings, *, on_listening: Callable[[str], None] | None = None
+) -> int:
+    """Serve `runtime` over HTTP until SIGTERM or SIGINT, and return the process's exit code.
+
+    `on_listening` is called with the URL at which this machine reaches the worker. Raises
+    ConfigurationError, before anything runs, for a port, host or store that cannot be used. Call
+    `leave` with the code afterwards.
+    """
+    check_exposure(settings)
+    sockets = bind(settings.host, settings.listen_port)
+
+    async def main(stopping: asyncio.Event) -> None:
+        server = _Server(runtime, settings, sockets)
+        await server.start()
+        try:
+            if on_listening is not None:
+                on_listening(local_url_of(sockets[0]))
+            await stopping.wait()
+        finally:
+            await server.stop()
+
+    try:
+        _own_process(main, settings)
+    finally:
+        for bound in sockets:
+            bound.close()
+    return 0
+
+
+def drain(runtime: Runtime, settings: Settings) -> int:
+    """Run `runtime` without listening until no job waits or runs, and return the exit code."""
+
+    async def main(stopping: asyncio.Event) -> None:
+        await runtime.start()
+        idle = asyncio.ensure_future(runtime.join())
+        stopped = asyncio.ensure_future(stopping.wait())
+        try:
+            await asyncio.wait((idle, stopped), return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            idle.cancel()
+            stopped.cancel()
+            await _stop_runtime(runtime, settings.stop_within_s)
+
+    _own_process(main, settings)
+    return 0
+
+
+def leave(code: int) -> NoReturn:
+    """End the process with `code`, also while threads that nothing can end still run."""
+    logging.shutdown()
+    if _unfinished:
+        os._exit(code)
+
+    def end() -> None:
+        time.sleep(_LEFTOVERS_WITHIN_S)
+        os._exit(code)
+
+    threading.Thread(target=end, name="worker-runtime-leaving", daemon=True).start()
+    sys.exit(code)
+
+
+class _Server:
+    """A runtime, the HTTP application in front of it, and the sockets that it listens on."""
+
+    def __init__(
+        self, runtime: Runtime, settings: Settings, sockets: list[socket.socket]
+    ) -> None:
+        self._runtime = runtime
+        self._settings = settings
+        self._sockets = sockets
+        self._runner = web.AppRunner(
+            build_app(runtime, settings),
+            access_log=None,
+            keepalive_timeout=_KEEPALIVE_S,
+            shutdown_timeout=_ANSWERS_WITHIN_S,
+        )
+
+    async def start(self) -> None:
+        """Bring back stored jobs, and only then listen. Raises ConfigurationError."""
+        await self._runtime.start()
+        try:
+            await self._listen()
+        except BaseException:
+            await self.stop()
+            raise
+
+    async def _listen(self) -> None:
+        await self._runner.setup()
+        for bound in self._sockets:
+            try:
+                await web.SockSite(self._runner, bound, backlog=_BACKLOG).start()
+            except OSError as error:  # another process listened between our bind and now
+                raise refusal(self._settings.host, bound.getsockname()[1], error) from error
+            logger.info(
+                "worker-runtime %s, %s: listening on %s",
+                __version__,
+                self._settings.name,
+                url_of(bound),
+            )
+
+    async def stop(self) -> None:
+        """Stop the runtime while new requests are still told so, then answer and close."""
+        try:
+            await _stop_runtime(self._runtime, self._settings.stop_within_s)
+        finally:
+            await self._runner.cleanup()
+
+
+async def _stop_runtime(runtime: Runtime, within_s: float) -> None:
+    """Stop in two steps. Without a durable store waiting jobs would be lost, so they are run as
+    long as there is time; with one they are kept, and only what runs is waited for."""
+    lanes = runtime.parts.lanes.values()
+    began_at = time.monotonic()
+    logger.info(
+        "stopping within %g s: %d jobs run, %d wait",
+        within_s,
+        sum(len(lane.running) for lane in lanes),
+        sum(len(lane.queue) for lane in lanes),
+    )
+    if runtime.parts.store is None:
+        await runtime.drain(within_s)
+    left_s = max(0.0, within_s - (time.monotonic() - began_at))
+    await runtime.stop(left_s)
+    logger.info("stopped after %.1f s", time.monotonic() - began_at)
+
+
+def _own_process(main: Callable[[asyncio.Event], Awaitable[None]], settings: Settings) -> None:
+    """Run `main` on a new event loop, with an event that is set by the first stop signal."""
+    loop = _new_event_loop()
+    stopping = asyncio.Event()
+    ends_within_s = settings.stop_within_s + settings.cancel_grace_s + _ENDING_S
+    with StopSignals(loop, stopping.set, ends_within_s=ends_within_s):
+        asyncio.set_event_loop(loop)
+        try:
+            loop.run_until_complete(main(stopping))
+        finally:
+            _end_leftovers(loop)
+            asyncio.set_event_loop(None)
+
+
+def _new_event_loop() -> asyncio.AbstractEventLoop:
+    try:
+        import uvloop
+    except ImportError:
+        logger.info("uvloop is not installed; using asyncio's own event loop")
+        return asyncio.new_event_loop()
+    return uvloop.new_event_loop()
+
+
+def _end_leftovers(loop: asyncio.AbstractEventLoop) -> None:
+    """Cancel every task that is left, wait briefly, and close the loop.
+
+    A coroutine that ignores its cancel cannot be ended; `asyncio.run` would wait for it for ever.
+    """
+    tasks = asyncio.all_tasks(loop)
+    for task in tasks:
+        task.cancel()
+    if tasks:
+        _, pending = loop.run_until_complete(asyncio.wait(tasks, timeout=_LEFTOVERS_WITHIN_S))
+        if pending:
+            logger.warning("%d coroutines ignore their cancel and are left behind", len(pending))
+            _unfinished.update(pending)
+            return
+    loop.run_until_complete(loop.shutdown_asyncgens())
+    loop.close()
