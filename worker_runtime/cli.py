@@ -3,10 +3,11 @@ its commands to `main` with `main.add_command`."""
 
 from __future__ import annotations
 
+import logging
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import click
 
@@ -26,6 +27,8 @@ _PROCESS_FIELDS = (
     "log_format",
 )
 EXIT_WRONG_CONFIGURATION = 2
+
+logger = logging.getLogger("worker_runtime.cli")
 
 
 @dataclass(frozen=True)
@@ -55,7 +58,7 @@ def _dialects(context: click.Context, parameter: click.Parameter, text: str | No
     return names
 
 
-def _refuse(message: str) -> None:
+def _refuse(message: str) -> NoReturn:
     """End with one line that says what is wrong."""
     click.echo(f"worker-runtime: {' '.join(message.split())}", err=True)
     sys.exit(EXIT_WRONG_CONFIGURATION)
@@ -108,13 +111,16 @@ def run(
     options = ListenOptions(host, port, dialects)
     if check:
         sys.exit(_check(options))
+    from worker_runtime.server import leave
+
     try:
         code = _watch(watch, target, options) if watch else _run(target, options, burst=burst)
     except ConfigurationError as error:
         _refuse(str(error))
+    except Exception:
+        logger.exception("the worker failed")
+        leave(1)
     else:
-        from worker_runtime.server import leave
-
         leave(code)
 
 

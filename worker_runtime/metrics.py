@@ -108,7 +108,7 @@ class RuntimeCollector(Collector):
             ready = lane.queue.ready_count
             figures = {
                 "ready": ready,
-                "scheduled": len(lane.queue) - ready,
+                "scheduled": lane.queue.waiting - ready,
                 "running": len(lane.running),
                 "concurrency": lane.concurrency,
                 "capacity": lane.capacity,

@@ -153,7 +153,7 @@ async def _stop_runtime(runtime: Runtime, within_s: float) -> None:
         "stopping within %g s: %d jobs run, %d wait",
         within_s,
         sum(len(lane.running) for lane in lanes),
-        sum(len(lane.queue) for lane in lanes),
+        sum(lane.queue.waiting for lane in lanes),
     )
     if runtime.parts.store is None:
         await runtime.drain(within_s)
