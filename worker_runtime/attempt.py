@@ -33,14 +33,14 @@ RETURNED_NONE = Outcome(RETURNED)
 _JOBS_PER_TURN = 32
 
 Middleware = Callable[[JobContext, Callable[[], Awaitable[Any]]], Awaitable[Any]]
-"""`async def middleware(ctx, call_next)`: awaits `call_next()` once and returns its value, or not."""
+"""`async def middleware(ctx, call_next)`: awaits `call_next()` once, as a rule, for the value."""
 
 
 class Slot:
     """A place that attempts one job at a time, and the attempt that runs in it now.
 
-    `deadline` is monotonic time: when to stop the attempt, and once it was told to stop, when to give
-    it up. An abandoned slot belongs to a task that would not end; its outcome no longer counts.
+    `deadline` is monotonic time: when to stop the attempt, and once it was told to stop, when to
+    give it up. An abandoned slot belongs to a task that would not end: its outcome is void.
     """
 
     __slots__ = (

@@ -1,4 +1,4 @@
-"""Exceptions as bounded text. Whatever a task raises, saying so must not raise, hang or fill memory."""
+"""Exceptions as bounded text: whatever a task raises, saying so must not raise or fill memory."""
 
 from __future__ import annotations
 

@@ -58,7 +58,7 @@ def commands_to_try(url: str, *, with_token: bool = False) -> list[str]:
     token = ' -H "Authorization: Bearer $WORKER_TOKEN"' if with_token else ""
     post = f"curl -s{token} -H 'Content-Type: application/json'"
     return [
-        f"  {post} '{url}/v1/jobs?wait_s=5' -d '{{\"task\": \"add\", \"args\": [2, 3]}}'",
-        f"  {post} '{url}/v1/jobs' -d '{{\"task\": \"count_primes\", \"args\": [300000]}}'",
+        f'  {post} \'{url}/v1/jobs?wait_s=5\' -d \'{{"task": "add", "args": [2, 3]}}\'',
+        f'  {post} \'{url}/v1/jobs\' -d \'{{"task": "count_primes", "args": [300000]}}\'',
         f"  curl -s{token} '{url}/v1/jobs?limit=5'",
     ]

@@ -27,7 +27,7 @@ class Priority(enum.IntEnum):
 
     @classmethod
     def named(cls, name: str) -> Priority:
-        """The priority called `name` (`low`, `normal`, `high`, `critical`); ValueError otherwise."""
+        """The priority called `name`: `low`, `normal`, `high` or `critical`. Raises ValueError."""
         try:
             return cls[name.upper()]
         except KeyError:

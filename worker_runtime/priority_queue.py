@@ -52,7 +52,7 @@ class PriorityQueue:
 
     @property
     def next_due(self) -> float | None:
-        """Unix seconds at which the earliest delayed job becomes ready; None where there is none."""
+        """Unix seconds at which the earliest delayed job becomes ready; None without one."""
         while self._delayed and self._delayed[0][2].id in self._withdrawn:
             self._forget(heapq.heappop(self._delayed)[2])
         return self._delayed[0][0] if self._delayed else None
@@ -101,7 +101,7 @@ class PriorityQueue:
         return None
 
     def withdraw(self, job: Job) -> None:
-        """Take a waiting job out. Its entry stays until it surfaces or garbage outweighs the rest."""
+        """Take a waiting job out. Its entry stays until it surfaces or too many have piled up."""
         self._withdrawn.add(job.id)
         self.waiting -= 1
         if len(self._withdrawn) > max(_COMPACT_AT_LEAST, self.waiting):

@@ -19,7 +19,7 @@ class TaskRegistry:
         self._queue = queue
         self._timeout_s = timeout_s
         self._by_name: dict[str, TaskDefinition] = {}
-        self.by_function: dict[Callable[..., Any], TaskDefinition] = {}
+        self.by_function: dict[Callable[..., Any] | str, TaskDefinition] = {}
         self._parked: dict[str, TaskDefinition] = {}
 
     def __iter__(self) -> Iterator[TaskDefinition]:

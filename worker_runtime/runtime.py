@@ -16,7 +16,7 @@ import msgspec
 from worker_runtime.assembly import assemble
 from worker_runtime.attempt import Middleware
 from worker_runtime.dispatcher import Lane
-from worker_runtime.enqueue import Call, Enqueuer, EnqueueOptions, TaskRef
+from worker_runtime.enqueue import Call, EnqueueOptions, Enqueuer, TaskRef
 from worker_runtime.errors import (
     ConfigurationError,
     InvalidJob,
@@ -267,8 +267,8 @@ class Runtime(Enqueuer):
         priority: Priority | None = None,
         delay_s: float | None = None,
         at: datetime | None = None,
-        timeout_s: float | None | msgspec.UnsetType = msgspec.UNSET,
-        retry: Retry | None | msgspec.UnsetType = msgspec.UNSET,
+        timeout_s: float | msgspec.UnsetType | None = msgspec.UNSET,
+        retry: Retry | msgspec.UnsetType | None = msgspec.UNSET,
         result_ttl_s: float | msgspec.UnsetType = msgspec.UNSET,
         expires_s: float | None = None,
         label: str | None = None,
@@ -489,7 +489,7 @@ class Runtime(Enqueuer):
 
 
 class ConfiguredEnqueuer(Enqueuer):
-    """A runtime's enqueue with the options of its jobs fixed. Reusable, unless it names a job id."""
+    """A runtime's enqueue with its jobs' options fixed. Reusable, unless it names a job id."""
 
     def __init__(self, runtime: Runtime, options: EnqueueOptions) -> None:
         self._runtime = runtime
@@ -520,8 +520,8 @@ def _due_at(delay_s: float | None, at: datetime | None) -> float | None:
 
 
 def _overrides(
-    timeout_s: float | None | msgspec.UnsetType,
-    retry: Retry | None | msgspec.UnsetType,
+    timeout_s: float | msgspec.UnsetType | None,
+    retry: Retry | msgspec.UnsetType | None,
     result_ttl_s: float | msgspec.UnsetType,
     expires_s: float | None,
     label: str | None,

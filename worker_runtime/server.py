@@ -15,7 +15,6 @@ from typing import NoReturn
 from aiohttp import web
 
 from worker_runtime import __version__
-from worker_runtime.errors import ConfigurationError
 from worker_runtime.listening import bind, check_exposure, local_url_of, refusal, url_of
 from worker_runtime.runtime import Runtime
 from worker_runtime.settings import Settings
@@ -100,9 +99,7 @@ def leave(code: int) -> NoReturn:
 class _Server:
     """A runtime, the HTTP application in front of it, and the sockets that it listens on."""
 
-    def __init__(
-        self, runtime: Runtime, settings: Settings, sockets: list[socket.socket]
-    ) -> None:
+    def __init__(self, runtime: Runtime, settings: Settings, sockets: list[socket.socket]) -> None:
         self._runtime = runtime
         self._settings = settings
         self._sockets = sockets

@@ -85,13 +85,12 @@ class Signature:
         """
         if not args and not kwargs and self.nothing_required:
             return (), None
-        if not kwargs:
-            if (
-                self._positional_required <= len(args) <= len(self._positional)
-                and not self._required_keyword_only
-            ):
-                struct = self._by_arity.get(len(args)) or self._arity_struct(len(args))
-                return msgspec.structs.astuple(self._convert(args, struct, wire)), None
+        if not kwargs and (
+            self._positional_required <= len(args) <= len(self._positional)
+            and not self._required_keyword_only
+        ):
+            struct = self._by_arity.get(len(args)) or self._arity_struct(len(args))
+            return msgspec.structs.astuple(self._convert(args, struct, wire)), None
         return self._bind_named(args, kwargs or {}, wire)
 
     def with_context(
@@ -166,7 +165,7 @@ class Signature:
             raise InvalidArguments(self._explain(str(problem))) from None
 
     def _explain(self, message: str) -> str:
-        """msgspec's sentence with its `$[0].x` or `$.name.x` path turned into an argument's name."""
+        """msgspec's sentence, its `$[0].x` or `$.name.x` path turned into an argument's name."""
         found = re.search(r" - at `\$(?:\[(\d+)\]|\.(\w+))(.*)`$", message)
         if found is None:
             return message

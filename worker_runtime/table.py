@@ -148,7 +148,7 @@ class JobTable:
                 yield job
 
     def count_by_state(self) -> dict[State, int]:
-        """How many jobs of each state are kept. Walks all of them: for people, not for a hot path."""
+        """How many jobs of each state are kept. Walks all of them: not for a hot path."""
         counts = dict.fromkeys(State, 0)
         for job in self.jobs.values():
             counts[job.state] += 1

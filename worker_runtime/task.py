@@ -80,7 +80,7 @@ class TaskPolicy(msgspec.Struct, frozen=True):
     timeout_s     the longest an attempt may run
     run_in        `loop` (async functions), `thread` (sync functions) or `process`
     result_ttl_s  how long an ended job is kept
-    on_crash      what happens to a job whose process died: tried again, at most three times, or failed
+    on_crash      a job whose process died is tried again (`retry`), at most three times, or failed
     domain        the operations dialect serves the task at `POST /{domain}/start`
     """
 
@@ -102,8 +102,8 @@ class JobOptions(msgspec.Struct, frozen=True, omit_defaults=True):
     fails as `expired`. `label` is free text shown back to whoever asks.
     """
 
-    timeout_s: float | None | msgspec.UnsetType = msgspec.UNSET
-    retry: Retry | None | msgspec.UnsetType = msgspec.UNSET
+    timeout_s: float | msgspec.UnsetType | None = msgspec.UNSET
+    retry: Retry | msgspec.UnsetType | None = msgspec.UNSET
     result_ttl_s: float | msgspec.UnsetType = msgspec.UNSET
     expires_at: float | None = None
     label: str | None = None
@@ -191,7 +191,7 @@ class Tally:
 
 
 class TaskDefinition:
-    """A task as one runtime has it: the function, its policy with defaults filled in, its signature.
+    """A task as one runtime has it: function, signature, and policy with the defaults filled in.
 
     `fn` is None for a task that stored jobs name but this process does not have: such jobs are
     kept, visible and parked.
@@ -271,8 +271,8 @@ def define(
     if not callable(fn):
         raise ConfigurationError(f"a task must be a function, not {fn!r}")
     target = fn.func if isinstance(fn, functools.partial) else fn
-    policy = getattr(target, _POLICY_ATTRIBUTE, None) or TaskPolicy()
-    name = name or policy.name or getattr(target, "__name__", type(target).__name__)
+    policy: TaskPolicy = getattr(target, _POLICY_ATTRIBUTE, None) or TaskPolicy()
+    name = name or policy.name or str(getattr(target, "__name__", type(target).__name__))
     if not re.fullmatch(JOB_ID_PATTERN, name):
         raise ConfigurationError(f"task name {name!r} must match {JOB_ID_PATTERN}; pass name=...")
     if inspect.isasyncgenfunction(target) or inspect.isgeneratorfunction(target):

@@ -1,4 +1,4 @@
-"""Executors: where an attempt runs. One protocol; the loop, threads and child processes behind it."""
+"""Executors: where an attempt runs. One protocol for the loop, threads and child processes."""
 
 from __future__ import annotations
 
