@@ -285,7 +285,10 @@ class Dispatcher:
         ):  # the job left something behind that the next one would see
             slot.is_spoilt = True
             return False
-        following = self._next(self.lanes[slot.lane])
+        lane = self.lanes[slot.lane]
+        if lane.busy > lane.concurrency:  # it was made smaller meanwhile
+            return False
+        following = self._next(lane)
         if following is None:
             return False
         self._occupy(slot, following, now)

@@ -389,6 +389,21 @@ class Runtime(Enqueuer):
         lane.is_paused = False
         self.parts.dispatcher.wake(lane)
 
+    def resize(
+        self, queue: str, *, concurrency: int | None = None, capacity: int | None = None
+    ) -> None:
+        """Change a queue's limits while it works; None leaves one as it is. What runs or waits
+        beyond a smaller limit stays. Raises UnknownQueue, ConfigurationError."""
+        lane = self._lane(queue)
+        limits = QueueSettings(queue, concurrency, capacity)
+        try:
+            msgspec.convert(msgspec.structs.asdict(limits), QueueSettings)
+        except msgspec.ValidationError as error:
+            raise ConfigurationError(f"queue {queue!r}: {error}") from None
+        lane.capacity = capacity or lane.capacity
+        lane.concurrency = concurrency or lane.concurrency
+        self.parts.dispatcher.wake(lane)
+
     def queue_info(self, queue: str) -> QueueInfo:
         """Figures of one queue. Raises UnknownQueue."""
         lane = self._lane(queue)

@@ -16,6 +16,7 @@ from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 from worker_runtime.runtime import Runtime
 from worker_runtime.settings import Settings
 from worker_runtime.web.native import Native
+from worker_runtime.web.sandbox import Sandbox
 from worker_runtime.web.wire import (
     JSON_TYPE,
     Dialect,
@@ -30,7 +31,7 @@ from worker_runtime.web.wire import (
 NATIVE_PREFIX = "/v1"
 
 # A dialect to come needs its class here and its word in `settings.Dialect`, nothing else.
-DIALECTS: dict[str, Callable[[Runtime, Settings], Dialect]] = {}
+DIALECTS: dict[str, Callable[[Runtime, Settings], Dialect]] = {"sandbox": Sandbox}
 
 _OPEN_TO_ANY_ORIGIN = {hdrs.ACCESS_CONTROL_ALLOW_ORIGIN: "*"}
 
