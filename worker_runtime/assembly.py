@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from worker_runtime.attempt import Attempts, Middleware
 from worker_runtime.clock import Clock
-from worker_runtime.dispatcher import Dispatcher, Lane
+from worker_runtime.dispatcher import Dispatcher
 from worker_runtime.errors import ConfigurationError
 from worker_runtime.events import EventHub
 from worker_runtime.executors import Executor
@@ -17,6 +17,7 @@ from worker_runtime.intake import Intake
 from worker_runtime.job import Job
 from worker_runtime.registry import TaskRegistry, Tasks
 from worker_runtime.settings import Settings
+from worker_runtime.slots import Lane
 from worker_runtime.stores import Store
 from worker_runtime.table import JobTable
 

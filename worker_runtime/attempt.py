@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import contextvars
 import functools
-import time
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
@@ -20,8 +18,8 @@ from worker_runtime.errors import (
     RunAgain,
     StoreUnavailable,
 )
-from worker_runtime.executors import Executor
 from worker_runtime.job import Failure, Job, Outcome, OutcomeKind, Reason, StopReason
+from worker_runtime.slots import Slot, timeout_of
 from worker_runtime.stores import Store
 from worker_runtime.task import Retry
 
@@ -30,91 +28,10 @@ RETURNED = OutcomeKind.RETURNED
 RETURNED_NONE = Outcome(RETURNED)
 
 # Jobs that one slot runs before it lets the event loop serve others, were none of them to wait.
-_JOBS_PER_TURN = 32
+_JOBS_PER_TURN = 64
 
 Middleware = Callable[[JobContext, Callable[[], Awaitable[Any]]], Awaitable[Any]]
 """`async def middleware(ctx, call_next)`: awaits `call_next()` once, as a rule, for the value."""
-
-
-class Slot:
-    """A place that attempts one job at a time, and the attempt that runs in it now.
-
-    `deadline` is monotonic time: when to stop the attempt, and once it was told to stop, when to
-    give it up. An abandoned slot belongs to a task that would not end: its outcome is void.
-    """
-
-    __slots__ = (
-        "began_at",
-        "clean",
-        "context",
-        "deadline",
-        "is_abandoned",
-        "is_occupied",
-        "is_spoilt",
-        "is_started",
-        "job",
-        "lane",
-        "runner",
-        "stop_message",
-        "stopped_by",
-        "watch",
-    )
-
-    job: Job  # the running one, or the last
-
-    def __init__(self, lane: str, watch: Callable[[float], None]) -> None:
-        self.lane = lane
-        self.watch = watch
-        self.clean: contextvars.Context | None = None
-        self.runner: asyncio.Task[None] | None = None
-        self.context: JobContext | None = None
-        self.deadline: float | None = None
-        self.began_at = 0.0
-        self.stopped_by: StopReason | None = None
-        self.stop_message = ""
-        self.is_occupied = False
-        self.is_started = False
-        self.is_abandoned = False
-        self.is_spoilt = False
-
-    def began(self) -> None:
-        """The function is about to run, after a wait for its thread or child: its time starts."""
-        self.began_at = time.monotonic()
-        self.set_deadline()
-
-    def set_deadline(self) -> None:
-        job = self.job
-        if job.options is not None or job.task.timeout_s is not None:
-            timeout_s = timeout_of(job)
-            if timeout_s is not None and self.stopped_by is None:
-                self.deadline = self.began_at + timeout_s
-                self.watch(self.deadline)
-
-    def interrupt(self) -> None:
-        if self.runner is not None:
-            self.runner.cancel()
-
-    def request_stop(self, reason: StopReason, message: str = "") -> None:
-        """Tell the running attempt to end, and set the time at which it is given up."""
-        if self.stopped_by is not None or not self.is_occupied:
-            return
-        self.stopped_by = reason
-        self.stop_message = message
-        if self.is_started:
-            executor: Executor = self.job.task.executor
-            self.deadline = time.monotonic() + executor.stop_grace_s
-            self.watch(self.deadline)
-            executor.stop(self, reason)
-
-    def occupy(self, job: Job, now: float) -> None:
-        """Take `job` in at `now` (monotonic): from here on it can be told to stop."""
-        self.job = job
-        self.began_at = now
-        self.is_occupied = True
-        self.is_started = False
-        self.stopped_by = None
-        self.deadline = None
-        self.context = None
 
 
 class Attempts:
@@ -257,13 +174,6 @@ def retry_of(job: Job) -> Retry:
     if job.options is not None and job.options.retry is not msgspec.UNSET:
         return job.options.retry or Retry(max_attempts=1)
     return job.task.retry
-
-
-def timeout_of(job: Job) -> float | None:
-    """The longest that one attempt of `job` may run, in seconds."""
-    if job.options is not None and job.options.timeout_s is not msgspec.UNSET:
-        return job.options.timeout_s
-    return job.task.timeout_s
 
 
 def _again(request: RunAgain) -> Outcome:

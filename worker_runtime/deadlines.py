@@ -6,7 +6,7 @@ import asyncio
 import time
 from collections.abc import Callable, Iterable
 
-from worker_runtime.attempt import Slot
+from worker_runtime.slots import Slot
 
 
 class DeadlineWatch:

@@ -14,7 +14,7 @@ import time
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from worker_runtime.attempt import Attempts, Slot
+from worker_runtime.attempt import Attempts
 from worker_runtime.clock import Clock, monotonic
 from worker_runtime.deadlines import DeadlineWatch
 from worker_runtime.events import EventHub
@@ -30,43 +30,12 @@ from worker_runtime.job import (
     Reason,
     StopReason,
 )
-from worker_runtime.priority_queue import PriorityQueue
+from worker_runtime.slots import Lane, Slot
 
 logger = logging.getLogger("worker_runtime.dispatcher")
 
 # The wall clock may be set while a timer sleeps; looking again bounds how late a job starts.
 _TIMER_MAX_S = 30.0
-
-
-class Lane:
-    """A named queue at work: its waiting jobs and the slots that attempt them."""
-
-    __slots__ = (
-        "busy",
-        "capacity",
-        "concurrency",
-        "idle",
-        "is_paused",
-        "name",
-        "queue",
-        "running",
-        "timer",
-        "wakeups",
-    )
-
-    def __init__(
-        self, name: str, *, concurrency: int, capacity: int, aging_s: float | None = None
-    ) -> None:
-        self.name = name
-        self.concurrency = concurrency
-        self.capacity = capacity
-        self.queue = PriorityQueue(aging_s)
-        self.busy = 0
-        self.running: set[Slot] = set()
-        self.idle: list[Slot] = []
-        self.wakeups: dict[Slot, asyncio.Future[None]] = {}
-        self.is_paused = False
-        self.timer: asyncio.TimerHandle | None = None
 
 
 class Dispatcher:
@@ -238,7 +207,7 @@ class Dispatcher:
 
     def _open_slot(self, lane: Lane, job: Job) -> None:
         loop = asyncio.get_running_loop()
-        slot = Slot(lane.name, self._watch.arm)
+        slot = Slot(lane, self._watch.arm)
         self._occupy(slot, job, monotonic())
         lane.running.add(slot)
         slot.runner = loop.create_task(
@@ -285,7 +254,7 @@ class Dispatcher:
         ):  # the job left something behind that the next one would see
             slot.is_spoilt = True
             return False
-        lane = self.lanes[slot.lane]
+        lane = slot.lane
         if lane.busy > lane.concurrency:  # it was made smaller meanwhile
             return False
         following = self._next(lane)

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from worker_runtime.clock import Clock, monotonic
-from worker_runtime.dispatcher import Dispatcher, Lane
+from worker_runtime.dispatcher import Dispatcher
 from worker_runtime.enqueue import Call, EnqueueOptions
 from worker_runtime.errors import (
     InvalidArguments,
@@ -21,6 +21,7 @@ from worker_runtime.events import EventHub
 from worker_runtime.job import Job
 from worker_runtime.job_id import JobIds, check_job_id
 from worker_runtime.registry import TaskRegistry
+from worker_runtime.slots import Lane
 from worker_runtime.table import JobTable
 
 PLAIN = EnqueueOptions()

@@ -9,13 +9,12 @@ from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from datetime import datetime
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from worker_runtime.assembly import assemble
 from worker_runtime.attempt import Middleware
-from worker_runtime.dispatcher import Lane
 from worker_runtime.enqueue import Call, EnqueueOptions, Enqueuer, TaskRef
 from worker_runtime.errors import (
     ConfigurationError,
@@ -44,6 +43,7 @@ from worker_runtime.job import (
 )
 from worker_runtime.registry import Tasks
 from worker_runtime.settings import QueueSettings, Settings, checked
+from worker_runtime.slots import Lane
 from worker_runtime.task import JobOptions, Retry, TaskDefinition
 from worker_runtime.watchdog import Watchdog
 
@@ -215,13 +215,13 @@ class Runtime(Enqueuer):
 
     # Enqueue
 
-    async def _enqueue(
-        self, task: TaskRef, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> JobHandle[Any]:
-        job = self._intake.accept(task, args, kwargs)
-        if self._store is not None:
-            await self._keep([job])
-        return JobHandle(job, self)
+    if not TYPE_CHECKING:  # typed by the overloads it inherits; without their second call here
+
+        async def enqueue(self, task: TaskRef, /, *args: Any, **kwargs: Any) -> JobHandle[Any]:
+            job = self._intake.accept(task, args, kwargs)
+            if self._store is not None:
+                await self._keep([job])
+            return JobHandle(job, self)
 
     async def _enqueue_many(self, calls: Iterable[Call[Any]]) -> list[JobHandle[Any]]:
         return await self.enqueue_many_with(PLAIN, calls)
