@@ -36,6 +36,8 @@ class Priority(enum.IntEnum):
 
 
 class State(enum.StrEnum):
+    """Where a job is on its way; docs/job_states.md has the transitions."""
+
     SCHEDULED = "scheduled"
     QUEUED = "queued"
     RUNNING = "running"
@@ -250,6 +252,8 @@ class JobInfo(msgspec.Struct, frozen=True, omit_defaults=False):
 
 
 class ProgressInfo(msgspec.Struct, frozen=True):
+    """The latest report of a running job, with what follows from it."""
+
     done: float
     total: float | None
     percentage: float
