@@ -9,8 +9,8 @@ import sys
 import msgspec
 import pytest
 
-from worker_runtime.log_setup import JsonFormatter
 from tests.helpers import ROOT
+from worker_runtime.log_setup import JsonFormatter
 
 SCRIPT = """
 import logging, sys

@@ -28,11 +28,11 @@ def check_exposure(settings: Settings) -> None:
     )
 
 
-def bind(host: str, port: int) -> list[socket.socket]:
+def bind(host: str, port: int, *, option: str = "--port or PORT") -> list[socket.socket]:
     """Sockets bound to every address of `host`, not listening yet; port 0 chooses a free one.
 
     Binding before anything else is started means that a busy port has no other consequence.
-    Raises ConfigurationError.
+    Raises ConfigurationError, which for a busy port names the `option` to change.
     """
     sockets: list[socket.socket] = []
     try:
@@ -47,18 +47,20 @@ def bind(host: str, port: int) -> list[socket.socket]:
     except OSError as error:
         for bound in sockets:
             bound.close()
-        raise refusal(host, port, error) from error
+        raise refusal(host, port, error, option) from error
     return sockets
 
 
-def refusal(host: str, port: int, error: OSError) -> ConfigurationError:
+def refusal(
+    host: str, port: int, error: OSError, option: str = "--port or PORT"
+) -> ConfigurationError:
     """What to tell someone whose host and port cannot be listened on."""
     if isinstance(error, socket.gaierror):
         return ConfigurationError(f"host {host!r} is not an address and has none: {error.strerror}")
     if error.errno == errno.EADDRINUSE:
         return ConfigurationError(
             f"port {port} on {host} is in use; stop what listens there, or choose another with "
-            "--port or PORT"
+            f"{option}"
         )
     if error.errno == errno.EADDRNOTAVAIL:
         return ConfigurationError(f"host {host!r} is not an address of this machine")

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 import platform
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 
 from prometheus_client import PlatformCollector, ProcessCollector, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
@@ -20,7 +20,7 @@ from prometheus_client.metrics_core import (
     InfoMetricFamily,
     Metric,
 )
-from prometheus_client.registry import Collector
+from prometheus_client.registry import Collector, CollectorRegistry
 
 from worker_runtime import __version__
 from worker_runtime.job import CANCELLED, COMPLETED, FAILED
@@ -160,26 +160,26 @@ class RuntimeCollector(Collector):
         )
 
 
-class _Joined(Collector):
-    def __init__(self, *parts: Collector) -> None:
-        self._parts = parts
-
-    def collect(self) -> Iterable[Metric]:
-        return itertools.chain.from_iterable(part.collect() for part in self._parts)
-
-
 _PROCESS = ProcessCollector(registry=None)
 _PLATFORM = PlatformCollector(registry=None)
+
+
+def collectors(runtime: Runtime) -> list[Collector]:
+    """What a process that serves `runtime` shows: the runtime's own figures, the process's, and the
+    interpreter's."""
+    return [RuntimeCollector(runtime), _PROCESS, _PLATFORM]
 
 
 def exposition(runtime: Runtime, *others: Collector) -> bytes:
     """All metrics as Prometheus text (`CONTENT_TYPE`): the runtime's, the process's and `others`,
     which are collectors or whole registries.
 
-    Call it on the event loop's thread.
+    For a `/metrics` route of one's own. Call it on the event loop's thread.
     """
-    joined = _Joined(RuntimeCollector(runtime), _PROCESS, _PLATFORM, *others)
-    return generate_latest(joined)
+    registry = CollectorRegistry(auto_describe=False)
+    for collector in (*collectors(runtime), *others):
+        registry.register(collector)
+    return generate_latest(registry)
 
 
 def _cumulative(task: TaskDefinition) -> list[tuple[str, float]]:

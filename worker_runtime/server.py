@@ -10,12 +10,13 @@ import sys
 import threading
 import time
 from collections.abc import Awaitable, Callable
-from typing import NoReturn
+from contextlib import ExitStack
+from typing import NamedTuple, NoReturn
 
 from aiohttp import web
 
-from worker_runtime import __version__
 from worker_runtime.listening import bind, check_exposure, local_url_of, refusal, url_of
+from worker_runtime.metrics import collectors
 from worker_runtime.runtime import Runtime
 from worker_runtime.settings import Settings
 from worker_runtime.stop_signals import StopSignals
@@ -44,23 +45,20 @@ def serve(
     `leave` with the code afterwards.
     """
     check_exposure(settings)
-    sockets = bind(settings.host, settings.listen_port)
+    with ExitStack() as bound:
+        sockets = _bind_all(settings, bound)
 
-    async def main(stopping: asyncio.Event) -> None:
-        server = _Server(runtime, settings, sockets)
-        await server.start()
-        try:
-            if on_listening is not None:
-                on_listening(local_url_of(sockets[0]))
-            await stopping.wait()
-        finally:
-            await server.stop()
+        async def main(stopping: asyncio.Event) -> None:
+            server = _Server(runtime, settings, sockets)
+            await server.start()
+            try:
+                if on_listening is not None:
+                    on_listening(local_url_of(sockets.api[0]))
+                await stopping.wait()
+            finally:
+                await server.stop()
 
-    try:
         _own_process(main, settings)
-    finally:
-        for bound in sockets:
-            bound.close()
     return 0
 
 
@@ -96,19 +94,35 @@ def leave(code: int) -> NoReturn:
     sys.exit(code)
 
 
+class _Sockets(NamedTuple):
+    """`metrics` is empty where the metrics have no port of their own."""
+
+    api: list[socket.socket]
+    metrics: list[socket.socket]
+
+
+def _bind_all(settings: Settings, owner: ExitStack) -> _Sockets:
+    bound = _Sockets(bind(settings.host, settings.listen_port), [])
+    for each in bound.api:
+        owner.enter_context(each)
+    if settings.metrics_port is not None and settings.metrics_port != settings.listen_port:
+        bound.metrics.extend(bind(settings.host, settings.metrics_port, option="METRICS_PORT"))
+        for each in bound.metrics:
+            owner.enter_context(each)
+    return bound
+
+
 class _Server:
     """A runtime, the HTTP application in front of it, and the sockets that it listens on."""
 
-    def __init__(self, runtime: Runtime, settings: Settings, sockets: list[socket.socket]) -> None:
+    def __init__(self, runtime: Runtime, settings: Settings, sockets: _Sockets) -> None:
         self._runtime = runtime
         self._settings = settings
         self._sockets = sockets
-        self._runner = web.AppRunner(
-            build_app(runtime, settings),
-            access_log=None,
-            keepalive_timeout=_KEEPALIVE_S,
-            shutdown_timeout=_ANSWERS_WITHIN_S,
-        )
+        shown = [collector.collect for collector in collectors(runtime)]
+        app = build_app(runtime, settings, collectors=shown)
+        self._api = _runner(app)
+        self._metrics = _runner(_only_metrics(app))
 
     async def start(self) -> None:
         """Bring back stored jobs, and only then listen. Raises ConfigurationError."""
@@ -120,25 +134,45 @@ class _Server:
             raise
 
     async def _listen(self) -> None:
-        await self._runner.setup()
-        for bound in self._sockets:
-            try:
-                await web.SockSite(self._runner, bound, backlog=_BACKLOG).start()
-            except OSError as error:  # another process listened between our bind and now
-                raise refusal(self._settings.host, bound.getsockname()[1], error) from error
-            logger.info(
-                "worker-runtime %s, %s: listening on %s",
-                __version__,
-                self._settings.name,
-                url_of(bound),
-            )
+        for runner, sockets, name in (
+            (self._api, self._sockets.api, "listening"),
+            (self._metrics, self._sockets.metrics, "metrics"),
+        ):
+            await runner.setup()
+            for bound in sockets:
+                try:
+                    await web.SockSite(runner, bound, backlog=_BACKLOG).start()
+                except OSError as error:  # another process listened between our bind and now
+                    host, port = bound.getsockname()[:2]
+                    raise refusal(host, port, error) from error
+                logger.info("%s: %s on %s", self._settings.name, name, url_of(bound))
 
     async def stop(self) -> None:
         """Stop the runtime while new requests are still told so, then answer and close."""
         try:
             await _stop_runtime(self._runtime, self._settings.stop_within_s)
         finally:
-            await self._runner.cleanup()
+            await self._api.cleanup()
+            await self._metrics.cleanup()
+
+
+def _runner(app: web.Application) -> web.AppRunner:
+    return web.AppRunner(
+        app,
+        access_log=None,
+        keepalive_timeout=_KEEPALIVE_S,
+        shutdown_timeout=_ANSWERS_WITHIN_S,
+    )
+
+
+def _only_metrics(api: web.Application) -> web.Application:
+    """The same `/metrics` as the API's, and nothing else."""
+    app = web.Application()
+    for route in api.router.routes():
+        path = route.resource.canonical if route.resource is not None else ""
+        if path.startswith("/metrics") and route.method == "GET":
+            app.router.add_get(path, route.handler)
+    return app
 
 
 async def _stop_runtime(runtime: Runtime, within_s: float) -> None:

@@ -4,7 +4,7 @@
                     dict of tasks
 `module`            every function in it that is marked with `@task`
 `pkg.mod.Name`      the same as `pkg.mod:Name`
-nothing             the built-in example tasks
+nothing             the built-in tasks: the sandbox's simulated `task`, and some to try
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterable, Mapping
 from types import ModuleType
 from typing import Any
 
+from worker_runtime.builtin_tasks import builtin_tasks
 from worker_runtime.errors import ConfigurationError
 from worker_runtime.example_tasks import EXAMPLE_TASKS
 from worker_runtime.runtime import Runtime
@@ -40,7 +41,8 @@ def load_runtime(target: str | None, settings: Settings) -> Runtime:
         sys.path.insert(0, os.getcwd())
     imported = _imported_tasks(settings.import_modules)
     if target is None:
-        return Runtime(_named(EXAMPLE_TASKS) | imported, settings=settings)
+        own = _named([*builtin_tasks(settings), *EXAMPLE_TASKS])
+        return Runtime(own | imported, settings=settings)
     found = _resolve(target)
     if callable(found) and not isinstance(found, type) and policy_of(found) is None:
         found = _called(found, target)

@@ -1,0 +1,212 @@
+"""A worker in a process of its own: it starts, works, and explains what it cannot start with."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+import aiohttp
+import pytest
+
+from tests.helpers import ROOT, eventually, free_port, start_server_process
+
+TARGET = "tests.e2e.served_tasks"
+
+
+def worker_runtime(
+    *arguments: str, env: Mapping[str, str] | None = None, cwd: Path = ROOT
+) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), **(env or {})}
+    command = [sys.executable, "-m", "worker_runtime", *arguments]
+    return subprocess.run(
+        command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=25
+    )
+
+
+def refusal(*arguments: str, env: Mapping[str, str] | None = None) -> str:
+    """The one line with which the worker refuses to start."""
+    done = worker_runtime("run", *arguments, env=env)
+    assert done.returncode == 2, done
+    assert done.stderr.count("\n") == 1, done.stderr
+    assert done.stderr.startswith("worker-runtime: ")
+    assert "Traceback" not in done.stderr
+    return done.stderr
+
+
+@pytest.mark.skipif(shutil.which("curl") is None, reason="the printed commands need curl")
+async def test_the_commands_it_prints_work_as_printed() -> None:
+    async with start_server_process() as server:
+        commands = re.findall(r"^ +(curl .*)$", server.log, re.MULTILINE)
+        assert len(commands) == 3
+        outputs = [
+            subprocess.run(command, shell=True, capture_output=True, text=True, check=True).stdout
+            for command in commands
+        ]
+        assert '"result":5' in outputs[0]
+        assert '"count_primes"' in outputs[1]
+        assert '"add"' in outputs[2]
+        assert await server.stop() == 0
+
+
+async def test_port_zero_is_a_free_port_that_the_log_names() -> None:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-m", "worker_runtime", "run", TARGET, "--port", "0"]
+    with subprocess.Popen(
+        command, stderr=subprocess.PIPE, text=True, env=environment, cwd=ROOT
+    ) as process:
+        try:
+            assert process.stderr is not None
+            line = process.stderr.readline()
+            found = re.search(r"listening on (http://127\.0\.0\.1:(\d+))$", line)
+            assert found is not None, line
+            assert int(found[2]) > 0
+            async with aiohttp.ClientSession() as http, http.get(f"{found[1]}/livez") as answer:
+                assert answer.status == 200
+        finally:
+            process.terminate()
+        assert process.wait(10) == 0
+
+
+async def test_metrics_port_serves_metrics_and_nothing_else() -> None:
+    port = free_port()
+    async with (
+        start_server_process(TARGET, env={"METRICS_PORT": str(port)}) as server,
+        aiohttp.ClientSession() as http,
+    ):
+        async with http.get(f"http://127.0.0.1:{port}/metrics") as answer:
+            assert "worker_runtime_jobs_accepted_total" in await answer.text()
+        async with http.get(f"http://127.0.0.1:{port}/v1/jobs") as answer:
+            assert answer.status == 404
+        async with http.get(f"{server.url}/metrics") as answer:
+            assert "worker_runtime_jobs_accepted_total" in await answer.text()
+        assert await server.stop() == 0
+
+
+async def test_json_logs_are_json_lines() -> None:
+    import msgspec
+
+    async with start_server_process(env={"LOG_FORMAT": "json"}) as server:
+        assert await server.stop() == 0
+    entries = [msgspec.json.decode(line) for line in server.log.splitlines()]
+    assert "listening on" in entries[0]["message"]
+
+
+async def test_check_tells_health_by_its_exit_code() -> None:
+    port = free_port()
+    nobody = worker_runtime("run", "--check", "--port", str(port))
+    assert (nobody.returncode, "no worker answers" in nobody.stderr) == (1, True)
+    async with start_server_process(TARGET, port=port) as server:
+        for arguments, env in [
+            (["--port", str(port)], {}),
+            ([], {"PORT": str(port)}),
+            (["--port", str(port)], {"WORKER_HOST": "0.0.0.0"}),
+            (["does_not_import"], {"PORT": str(port)}),
+        ]:
+            done = worker_runtime("run", "--check", *arguments, env=env)
+            assert done.returncode == 0, done
+        assert await server.stop() == 0
+    assert worker_runtime("run", "--check", "--port", str(port)).returncode == 1
+
+
+def test_check_does_not_wait_for_a_server_that_never_answers() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        done = worker_runtime("run", "--check", "--port", str(silent.getsockname()[1]))
+    assert done.returncode == 1
+    assert "timed out" in done.stderr
+
+
+def test_check_with_wrong_settings_is_not_healthy() -> None:
+    assert worker_runtime("run", "--check", env={"PORT": "http"}).returncode == 1
+
+
+def test_burst_runs_what_waits_and_exits() -> None:
+    done = worker_runtime("run", "tests.e2e.burst_target:make", "--burst")
+    assert (done.returncode, done.stdout) == (0, "burst: 0\nburst: 1\nburst: 2\n"), done
+
+
+def test_a_busy_port_is_refused_before_anything_runs() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as busy:
+        port = str(busy.getsockname()[1])
+        assert f"port {port} on 127.0.0.1 is in use" in refusal(TARGET, "--port", port)
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [
+        ("PORT", "http"),
+        ("PORT", "70000"),
+        ("MAX_CONCURRENT", "0"),
+        ("QUEUE_CAPACITY", "-1"),
+        ("TASK_TIMEOUT", "soon"),
+        ("LOG_LEVEL", "LOUD"),
+        ("LOG_FORMAT", "xml"),
+        ("WORKER_DIALECTS", "sandbox,klingon"),
+        ("FAILURE_RATE", "1.5"),
+        ("WORKER_ALLOW_ANONYMOUS", "perhaps"),
+    ],
+)
+def test_a_wrong_value_is_refused_with_its_variable(variable: str, value: str) -> None:
+    line = refusal(env={variable: value})
+    assert f"{variable}={value!r}" in line
+
+
+def test_variables_that_disagree_are_refused() -> None:
+    line = refusal(env={"MAX_CONCURRENT": "3", "MAX_CONCURRENT_REQUESTS": "4"})
+    assert "MAX_CONCURRENT and MAX_CONCURRENT_REQUESTS disagree" in line
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        (["--dialects", "sandbox,klingon"], "'klingon' is not a dialect; allowed: sandbox"),
+        (["no_such_module"], "cannot import 'no_such_module': ModuleNotFoundError"),
+        (["worker_runtime:nothing"], "worker_runtime has no attribute 'nothing'"),
+        (["--host", "0.0.0.0"], "WORKER_TOKEN is not set"),
+        (["--host", "192.0.2.1"], "WORKER_TOKEN is not set"),
+    ],
+)
+def test_wrong_arguments_are_refused(arguments: list[str], text: str) -> None:
+    assert text in refusal(*arguments)
+
+
+def test_a_store_that_does_not_exist_is_refused() -> None:
+    assert "carrier-pigeon://" in refusal(env={"WORKER_STORE": "carrier-pigeon://"})
+
+
+async def test_watch_restarts_on_a_change(tmp_path: Path) -> None:
+    module = tmp_path / "watched.py"
+    source = "from worker_runtime import task\n@task\nasync def {name}() -> None: ...\n"
+    module.write_text(source.format(name="before"))
+    async with (
+        start_server_process("watched", "--watch", str(tmp_path), cwd=tmp_path) as server,
+        aiohttp.ClientSession() as http,
+    ):
+
+        async def serves(name: str) -> bool:
+            try:
+                async with http.get(f"{server.url}/v1/tasks") as answer:
+                    return name in await answer.text()
+            except aiohttp.ClientError:
+                return False
+
+        await eventually(lambda: serves("before"), 10)
+        module.write_text(source.format(name="after"))
+        await eventually(lambda: serves("after"), 15)
+        module.write_text("this is no Python")
+        await eventually(lambda: "cannot import 'watched': SyntaxError" in server.log, 15)
+        module.write_text(source.format(name="again"))
+        await eventually(lambda: serves("again"), 15)
+        assert await server.stop() == 0
+        assert server.log.count("listening on") == 3
+    assert not await serves_anything(server.port)
+
+
+async def serves_anything(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
