@@ -147,8 +147,10 @@ def main() -> str:
     return "\n\n".join(
         [
             "## Dispatch",
-            f"`enqueue` to `result()`, {OUTSTANDING:,} jobs outstanding, concurrency 10, uvloop, "
-            f"{ROUNDS} rounds in turns. {versions('uvloop', 'msgspec', 'aiojobs')}.",
+            (
+                f"`enqueue` to `result()`, {OUTSTANDING:,} jobs outstanding, concurrency 10, uvloop, "
+                f"{ROUNDS} rounds in turns. {versions('uvloop', 'msgspec', 'aiojobs')}."
+            ),
             "No-op:",
             _section(no_op),
             "One suspension (`asyncio.sleep(0)`) per job:",

@@ -68,8 +68,10 @@ def main() -> str:
     return "\n\n".join(
         [
             "## Scale",
-            "No-op jobs without arguments, all queued before the first one starts; the cost is "
-            "`enqueue` plus running. Memory is the growth of the process's resident set.",
+            (
+                "No-op jobs without arguments, all queued before the first one starts; the cost is "
+                "`enqueue` plus running. Memory is the growth of the process's resident set."
+            ),
             table(header, rows),
         ]
     )

@@ -58,6 +58,13 @@ def assemble(settings: Settings, tasks: Tasks, middleware: Sequence[Middleware])
     for task in registry:
         task.executor = executors[task.run_in]
         task.needs_context = task.needs_context or task.executor.needs_context
+        task.is_bare = (
+            task.run_in == "loop"
+            and not task.needs_context
+            and task.timeout_s is None
+            and store is None
+            and not middleware
+        )
     attempts = Attempts(
         middleware=middleware, store=store, error_bytes_max=settings.error_bytes_max
     )

@@ -46,7 +46,6 @@ class Attempts:
     ) -> None:
         self._middleware = tuple(middleware)
         self._store = store
-        self._is_plain = store is None and not self._middleware
         self._error_bytes_max = error_bytes_max
         self.state: Any = None
 
@@ -55,11 +54,15 @@ class Attempts:
         then run the next job, as long as `finished` has put one into the slot. Never raises."""
         turn = 0
         while True:
-            task = slot.job.task
+            job = slot.job
+            task = job.task
             try:
-                if self._is_plain and not task.needs_context and slot.stopped_by is None:
+                if task.is_bare and job.options is None and slot.stopped_by is None:
+                    # What LoopExecutor.start comes to when there is nothing to set up.
                     slot.is_started = True
-                    value = await task.executor.start(slot)
+                    value = await (
+                        task.fn(*job.args, **job.kwargs) if job.kwargs else task.fn(*job.args)
+                    )
                 else:
                     value = await self._run_dressed(slot)
             except BaseException as error:

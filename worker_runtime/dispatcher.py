@@ -215,7 +215,14 @@ class Dispatcher:
         )
 
     def _occupy(self, slot: Slot, job: Job, now: float) -> None:
-        slot.occupy(job, now)
+        """Put `job` into the slot at `now` (monotonic): from here on it can be told to stop."""
+        slot.job = job
+        slot.began_at = now
+        slot.is_occupied = True
+        slot.is_started = False
+        slot.stopped_by = None
+        slot.deadline = None
+        slot.context = None
         job.state = RUNNING
         job.attempt += 1
         job.started_at = started_at = now + self._clock.offset_s

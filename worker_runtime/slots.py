@@ -116,16 +116,6 @@ class Slot:
             self.watch(self.deadline)
             executor.stop(self, reason)
 
-    def occupy(self, job: Job, now: float) -> None:
-        """Take `job` in at `now` (monotonic): from here on it can be told to stop."""
-        self.job = job
-        self.began_at = now
-        self.is_occupied = True
-        self.is_started = False
-        self.stopped_by = None
-        self.deadline = None
-        self.context = None
-
 
 def timeout_of(job: Job) -> float | None:
     """The longest that one attempt of `job` may run, in seconds."""

@@ -202,6 +202,7 @@ class TaskDefinition:
         "executor",
         "fn",
         "is_async",
+        "is_bare",
         "max_attempts",
         "name",
         "needs_context",
@@ -240,6 +241,7 @@ class TaskDefinition:
         self.run_in: RunIn = policy.run_in or ("loop" if self.is_async else "thread")
         self.signature = Signature(fn if fn is not None else _parked, context_type)
         self.needs_context = self.signature.context_name is not None
+        self.is_bare = False  # set by the assembly: awaiting the function is all there is to do
         self.executor: Any = None  # set once by the assembly: looked up here, not per job
         self.tally = Tally()
 

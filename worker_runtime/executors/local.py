@@ -31,14 +31,9 @@ class LoopExecutor:
         pass
 
     def start(self, call: Call) -> Awaitable[Any]:
+        call.began()
         job = call.job
-        task = job.task
-        if task.timeout_s is not None or job.options is not None:
-            call.began()
-        if call.context is None and job.kwargs is None:
-            result: Awaitable[Any] = task.fn(*job.args)  # type: ignore[misc]
-        else:
-            result = task.call(call.context, job.args, job.kwargs)
+        result: Awaitable[Any] = job.task.call(call.context, job.args, job.kwargs)
         return result
 
     def stop(self, call: Call, reason: StopReason) -> None:
