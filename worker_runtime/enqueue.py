@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Coroutine, Iterable
+from datetime import datetime
 from typing import Any, Concatenate, Generic, ParamSpec, TypeVar, overload
 
 import msgspec
 
 from worker_runtime.context import JobContext
+from worker_runtime.errors import InvalidJob
 from worker_runtime.handle import JobHandle
 from worker_runtime.job import Priority
-from worker_runtime.task import JobOptions
+from worker_runtime.task import JobOptions, Retry
 
 P = ParamSpec("P")
 R = TypeVar("R")
+
+LABEL_CHARS_MAX = 2000
+_DELAY_MAX_S = 10 * 365 * 86_400.0
 
 TaskRef = Callable[..., Any] | str
 
@@ -114,3 +120,71 @@ class Enqueuer:
     async def enqueue_many(self, calls: Iterable[Call[R]]) -> list[JobHandle[R]]:
         """Accept all of the calls, or none: raises Refused for the first that cannot be."""
         return await self._enqueue_many(calls)
+
+
+def enqueue_options(
+    *,
+    job_id: str | None = None,
+    queue: str | None = None,
+    priority: Priority | None = None,
+    delay_s: float | None = None,
+    at: datetime | None = None,
+    timeout_s: float | msgspec.UnsetType | None = msgspec.UNSET,
+    retry: Retry | msgspec.UnsetType | None = msgspec.UNSET,
+    result_ttl_s: float | msgspec.UnsetType = msgspec.UNSET,
+    expires_s: float | None = None,
+    label: str | None = None,
+    wire: bool = False,
+) -> EnqueueOptions:
+    """Checked options of one job; `Runtime.options` says what they mean. `wire=True` for a job
+    whose arguments came, and whose result goes, over one. Raises InvalidJob."""
+    overrides = _overrides(timeout_s, retry, result_ttl_s, expires_s, label)
+    return EnqueueOptions(
+        job_id=job_id,
+        queue=queue,
+        priority=None if priority is None else Priority(priority),
+        due_at=_due_at(delay_s, at),
+        overrides=overrides,
+        must_encode=wire,
+        wire=wire,
+    )
+
+
+def _due_at(delay_s: float | None, at: datetime | None) -> float | None:
+    if at is not None:
+        if delay_s is not None:
+            raise InvalidJob("give delay_s or at, not both")
+        if at.tzinfo is None:
+            raise InvalidJob("at must be an aware datetime: a naive one names no moment")
+        delay_s = at.timestamp() - time.time()
+        return None if delay_s <= 0 else _due_at(delay_s, None)
+    if delay_s is None:
+        return None
+    if not 0 <= delay_s <= _DELAY_MAX_S:
+        raise InvalidJob(f"delay_s must be between 0 and {_DELAY_MAX_S:.0f} seconds, not {delay_s}")
+    return time.time() + delay_s if delay_s else None
+
+
+def _overrides(
+    timeout_s: float | msgspec.UnsetType | None,
+    retry: Retry | msgspec.UnsetType | None,
+    result_ttl_s: float | msgspec.UnsetType,
+    expires_s: float | None,
+    label: str | None,
+) -> JobOptions | None:
+    if isinstance(timeout_s, int | float) and not 0 < timeout_s < 1e9:
+        raise InvalidJob(f"timeout_s must be seconds above 0, not {timeout_s}")
+    if isinstance(result_ttl_s, int | float) and not 0 <= result_ttl_s < 1e10:
+        raise InvalidJob(f"result_ttl_s must be 0 or more seconds, not {result_ttl_s}")
+    if expires_s is not None and not 0 < expires_s < 1e10:
+        raise InvalidJob(f"expires_s must be seconds above 0, not {expires_s}")
+    if label is not None and len(label) > LABEL_CHARS_MAX:
+        raise InvalidJob(f"label must have at most {LABEL_CHARS_MAX} characters, not {len(label)}")
+    options = JobOptions(
+        timeout_s=timeout_s,
+        retry=retry,
+        result_ttl_s=result_ttl_s,
+        expires_at=None if expires_s is None else time.time() + expires_s,
+        label=label,
+    )
+    return None if options == JobOptions() else options

@@ -15,13 +15,15 @@ import msgspec
 
 from worker_runtime.assembly import assemble
 from worker_runtime.attempt import Middleware
-from worker_runtime.enqueue import Call, EnqueueOptions, Enqueuer, TaskRef
+from worker_runtime.enqueue import Call, EnqueueOptions, Enqueuer, TaskRef, enqueue_options
 from worker_runtime.errors import (
     ConfigurationError,
     InvalidJob,
     InvalidTransition,
+    StoreUnavailable,
     UnknownJob,
     UnknownQueue,
+    WorkerRuntimeError,
 )
 from worker_runtime.events import Subscription
 from worker_runtime.handle import JobHandle
@@ -44,14 +46,12 @@ from worker_runtime.job import (
 from worker_runtime.registry import Tasks
 from worker_runtime.settings import QueueSettings, Settings, checked
 from worker_runtime.slots import Lane
-from worker_runtime.task import JobOptions, Retry, TaskDefinition
+from worker_runtime.task import Retry, TaskDefinition
 from worker_runtime.watchdog import Watchdog
 
 logger = logging.getLogger("worker_runtime")
 
 PAGE_LIMIT_MAX = 1000
-LABEL_CHARS_MAX = 2000
-_DELAY_MAX_S = 10 * 365 * 86_400.0
 
 Lifespan = Callable[["Runtime"], AbstractAsyncContextManager[Any]]
 
@@ -259,6 +259,39 @@ class Runtime(Enqueuer):
             await self._keep(jobs)
         return [JobHandle(job, self) for job in jobs]
 
+    async def enqueue_each(
+        self, calls: Iterable[tuple[EnqueueOptions, Call[Any]]]
+    ) -> list[JobHandle[Any] | WorkerRuntimeError]:
+        """Accept each call that can be, on its own. Where one was refused its error stands."""
+        intake = self._intake
+        answers: list[JobHandle[Any] | WorkerRuntimeError] = []
+        accepted: list[Job] = []
+        known: list[Job] = []
+        for options, call in calls:
+            try:
+                job = intake.make(call.task, call.args, call.kwargs, options)
+                if options.job_id is not None:
+                    existing = intake.existing(job) or await self._stored(job)
+                    if existing is not None:
+                        known.append(existing)
+                        answers.append(JobHandle(existing, self, is_new=False))
+                        continue
+                intake.check_room(job, options)
+                intake.admit(job)
+                accepted.append(job)
+                answers.append(JobHandle(job, self))
+            except WorkerRuntimeError as error:
+                answers.append(error)
+        if self._store is not None:
+            try:
+                if accepted:
+                    await self._keep(accepted)
+                for job in known:
+                    await self._acknowledged(job)
+            except StoreUnavailable as error:
+                return [error if isinstance(a, JobHandle) else a for a in answers]
+        return answers
+
     def options(
         self,
         *,
@@ -278,13 +311,17 @@ class Runtime(Enqueuer):
         `delay_s` or `at` (an aware datetime) say when the job becomes due; a job that has not
         started within `expires_s` seconds fails as `expired`. Raises InvalidJob.
         """
-        overrides = _overrides(timeout_s, retry, result_ttl_s, expires_s, label)
-        options = EnqueueOptions(
+        options = enqueue_options(
             job_id=job_id,
             queue=queue,
-            priority=None if priority is None else Priority(priority),
-            due_at=_due_at(delay_s, at),
-            overrides=overrides,
+            priority=priority,
+            delay_s=delay_s,
+            at=at,
+            timeout_s=timeout_s,
+            retry=retry,
+            result_ttl_s=result_ttl_s,
+            expires_s=expires_s,
+            label=label,
         )
         return ConfiguredEnqueuer(self, options)
 
@@ -517,43 +554,3 @@ class ConfiguredEnqueuer(Enqueuer):
 
     async def _enqueue_many(self, calls: Iterable[Call[Any]]) -> list[JobHandle[Any]]:
         return await self._runtime.enqueue_many_with(self._options, calls)
-
-
-def _due_at(delay_s: float | None, at: datetime | None) -> float | None:
-    if at is not None:
-        if delay_s is not None:
-            raise InvalidJob("give delay_s or at, not both")
-        if at.tzinfo is None:
-            raise InvalidJob("at must be an aware datetime: a naive one names no moment")
-        delay_s = at.timestamp() - time.time()
-        return None if delay_s <= 0 else _due_at(delay_s, None)
-    if delay_s is None:
-        return None
-    if not 0 <= delay_s <= _DELAY_MAX_S:
-        raise InvalidJob(f"delay_s must be between 0 and {_DELAY_MAX_S:.0f} seconds, not {delay_s}")
-    return time.time() + delay_s if delay_s else None
-
-
-def _overrides(
-    timeout_s: float | msgspec.UnsetType | None,
-    retry: Retry | msgspec.UnsetType | None,
-    result_ttl_s: float | msgspec.UnsetType,
-    expires_s: float | None,
-    label: str | None,
-) -> JobOptions | None:
-    if isinstance(timeout_s, int | float) and not 0 < timeout_s < 1e9:
-        raise InvalidJob(f"timeout_s must be seconds above 0, not {timeout_s}")
-    if isinstance(result_ttl_s, int | float) and not 0 <= result_ttl_s < 1e10:
-        raise InvalidJob(f"result_ttl_s must be 0 or more seconds, not {result_ttl_s}")
-    if expires_s is not None and not 0 < expires_s < 1e10:
-        raise InvalidJob(f"expires_s must be seconds above 0, not {expires_s}")
-    if label is not None and len(label) > LABEL_CHARS_MAX:
-        raise InvalidJob(f"label must have at most {LABEL_CHARS_MAX} characters, not {len(label)}")
-    options = JobOptions(
-        timeout_s=timeout_s,
-        retry=retry,
-        result_ttl_s=result_ttl_s,
-        expires_at=None if expires_s is None else time.time() + expires_s,
-        label=label,
-    )
-    return None if options == JobOptions() else options

@@ -16,7 +16,6 @@ from typing import NamedTuple, NoReturn
 from aiohttp import web
 
 from worker_runtime.listening import bind, check_exposure, local_url_of, refusal, url_of
-from worker_runtime.metrics import collectors
 from worker_runtime.runtime import Runtime
 from worker_runtime.settings import Settings
 from worker_runtime.stop_signals import StopSignals
@@ -119,8 +118,7 @@ class _Server:
         self._runtime = runtime
         self._settings = settings
         self._sockets = sockets
-        shown = [collector.collect for collector in collectors(runtime)]
-        app = build_app(runtime, settings, collectors=shown)
+        app = build_app(runtime, settings)
         self._api = _runner(app)
         self._metrics = _runner(_only_metrics(app))
 

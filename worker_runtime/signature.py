@@ -75,6 +75,11 @@ class Signature:
         self._by_arity: dict[int, type[msgspec.Struct]] = {}
         self._by_name = self._named_struct()
 
+    @property
+    def required(self) -> list[str]:
+        """The parameters that a call must give."""
+        return list(self._required)
+
     def bind(
         self, args: tuple[Any, ...], kwargs: Mapping[str, Any] | None, *, wire: bool = False
     ) -> Arguments:

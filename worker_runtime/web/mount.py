@@ -10,9 +10,11 @@ from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from aiohttp import hdrs, web
-from prometheus_client import CollectorRegistry, Metric, generate_latest
-from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
+from prometheus_client import Metric
+from prometheus_client.registry import Collector
 
+from worker_runtime.metrics import CONTENT_TYPE as PROMETHEUS_TYPE
+from worker_runtime.metrics import exposition
 from worker_runtime.runtime import Runtime
 from worker_runtime.settings import Settings
 from worker_runtime.web.native import Native
@@ -52,23 +54,16 @@ def mount(
         app.cleanup_ctx.append(_running(runtime))
 
 
-def build_app(
-    runtime: Runtime,
-    settings: Settings | None = None,
-    *,
-    collectors: Sequence[Callable[[], Iterable[Metric]]] = (),
-) -> web.Application:
+def build_app(runtime: Runtime, settings: Settings | None = None) -> web.Application:
     """The whole server's application: `/v1`, every enabled dialect at the root, `/livez`,
     `/readyz`, `/health` and `/metrics`. Starting and stopping the runtime is the caller's affair.
-
-    `collectors` give further Prometheus metrics, read at each scrape.
     """
     settings = settings or runtime.settings
     app = web.Application()
     enabled = [DIALECTS[name](runtime, settings) for name in settings.dialects if name in DIALECTS]
     native = Native(runtime, settings, prefix=NATIVE_PREFIX)
     dialects: list[Dialect] = [*enabled, native]
-    site = _Site(runtime, dialects, collectors)
+    site = _Site(runtime, dialects)
     refuse = dialects[0].refuse
     for method, path, handler in site.open_routes():
         _add_route(app, method, path, guarded(handler, refuse))
@@ -117,18 +112,11 @@ def _running(runtime: Runtime) -> Callable[[web.Application], AsyncIterator[None
 class _Site:
     """The paths that belong to no dialect, or to all of them."""
 
-    def __init__(
-        self,
-        runtime: Runtime,
-        dialects: Sequence[Dialect],
-        collectors: Sequence[Callable[[], Iterable[Metric]]],
-    ) -> None:
+    def __init__(self, runtime: Runtime, dialects: Sequence[Dialect]) -> None:
         self._runtime = runtime
         self._dialects = dialects
+        self._collectors = [_DialectCollector(dialect) for dialect in dialects]
         self.refusals: dict[str, Refuse] = {}
-        self._registry = CollectorRegistry(auto_describe=False)
-        for collect in (*collectors, *(d.collect for d in dialects)):
-            self._registry.register(_Collector(collect))
 
     def open_routes(self) -> list[tuple[str, str, Handler]]:
         """Those that never need a token: an orchestrator's probes have none."""
@@ -169,8 +157,8 @@ class _Site:
 
     async def _prometheus(self, request: web.Request) -> web.Response:
         return web.Response(
-            body=generate_latest(self._registry),
-            headers={hdrs.CONTENT_TYPE: CONTENT_TYPE_PLAIN_0_0_4, **_OPEN_TO_ANY_ORIGIN},
+            body=exposition(self._runtime, *self._collectors),
+            headers={hdrs.CONTENT_TYPE: PROMETHEUS_TYPE, **_OPEN_TO_ANY_ORIGIN},
         )
 
     async def no_route(self, request: web.Request) -> web.StreamResponse:
@@ -192,11 +180,12 @@ class _Site:
         return refuse(request, Rejection(405, "method_not_allowed", detail, headers))
 
 
-class _Collector:
-    """prometheus_client wants an object where a function would do."""
+class _DialectCollector(Collector):
+    def __init__(self, dialect: Dialect) -> None:
+        self._dialect = dialect
 
-    def __init__(self, collect: Callable[[], Iterable[Metric]]) -> None:
-        self.collect = collect
+    def collect(self) -> Iterable[Metric]:
+        return self._dialect.collect()
 
 
 def _json(fields: Mapping[str, Any]) -> web.Response:

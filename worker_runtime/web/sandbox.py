@@ -1,15 +1,13 @@
 """The sandbox dialect: a worker behind the network sandbox's load balancer.
 
 It speaks the union of what the sandbox's guide describes and what its load balancer, dashboards
-and three real workers do; where two disagree the guide wins.
-Two facts of the load
-balancer shape everything: it takes a worker out after three 5xx in a row, so that input errors are
-4xx and a burst is queued instead of refused; and it gives a task up after 30 seconds.
+and three real workers do; where two disagree the guide wins. Two facts of the load balancer shape
+everything: it takes a worker out after three 5xx in a row, so that input errors are 4xx and a
+burst is queued instead of refused; and it gives a task up after 30 seconds.
 """
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -31,7 +29,7 @@ from worker_runtime.runtime import QueueInfo, Runtime
 from worker_runtime.settings import Settings
 from worker_runtime.task import TaskDefinition
 from worker_runtime.web.sandbox_metrics import SandboxMetrics
-from worker_runtime.web.wire import Body, Rejection, encode_json, rejection_of
+from worker_runtime.web.wire import Body, Rejection, encode_json, ended_within, rejection_of
 
 logger = logging.getLogger("worker_runtime.web")
 
@@ -184,22 +182,12 @@ class Sandbox:
             self._metrics.count(_LABELS.get(rejection.code, "error"))
             raise rejection from None
         job = handle.job
-        await self._wait(job)
-        return self._answer(label, job)
-
-    async def _wait(self, job: Job) -> None:
-        """Wait for the job to end; cancel it once its caller has given it up."""
-        waiter = self._runtime.wait(job)
-        timer = asyncio.get_running_loop().call_later(self._timeout_s, _give_up, waiter)
-        try:
-            await waiter
-        except TimeoutError:
+        if not await ended_within(self._runtime, job, self._timeout_s):
             self._metrics.count("failed")
             await self._runtime.cancel(job.id, "its caller waits no longer")
             detail = f"the task did not finish within {self._timeout_s:g} s and was cancelled"
-            raise Rejection(504, "task_timeout", detail) from None
-        finally:
-            timer.cancel()
+            raise Rejection(504, "task_timeout", detail)
+        return self._answer(label, job)
 
     def _answer(self, label: str, job: Job) -> web.Response:
         duration_ms = 0.0
@@ -284,11 +272,6 @@ def _misfit(task: TaskDefinition) -> str | None:
     except InvalidArguments as error:
         return f"the registered task `{task.name}` must take `id` and `weight`: {error}"
     return None
-
-
-def _give_up(waiter: asyncio.Future[None]) -> None:
-    if not waiter.done():
-        waiter.set_exception(TimeoutError())
 
 
 def _failed(job: Job) -> Rejection:

@@ -19,6 +19,9 @@ from aiohttp.web_protocol import RequestPayloadError
 from prometheus_client import Metric
 
 from worker_runtime import errors
+from worker_runtime.job import Job
+from worker_runtime.runtime import Runtime
+from worker_runtime.web.nesting import is_json_deeper, is_msgpack_deeper
 
 logger = logging.getLogger("worker_runtime.web")
 
@@ -35,7 +38,6 @@ _MSGPACK_TYPES = frozenset({MSGPACK_TYPE, "application/x-msgpack", "application/
 
 encode_json = msgspec.json.Encoder().encode
 encode_msgpack = msgspec.msgpack.Encoder().encode
-_decode_any_msgpack = msgspec.msgpack.Decoder().decode
 
 
 class Rejection(Exception):
@@ -227,11 +229,11 @@ def unsupported_type(kind: str, *allowed: str) -> Rejection:
 class Body(Generic[T]):
     """Decodes bodies of one type. Make one per type, not per request."""
 
-    def __init__(self, kind: Any, *, bytes_max: int, type_name: str = "body") -> None:
+    def __init__(self, kind: Any, *, bytes_max: int, name: str = "body") -> None:
         self._json = msgspec.json.Decoder(kind).decode
         self._msgpack = msgspec.msgpack.Decoder(kind).decode
         self._bytes_max = bytes_max
-        self._name = type_name
+        self._name = name
 
     async def read(self, request: web.BaseRequest) -> T:
         """The request's body by its Content-Type. Raises Rejection: 400 malformed or too deep, 408,
@@ -247,23 +249,25 @@ class Body(Generic[T]):
         """`data` as JSON, or as MessagePack. Raises Rejection."""
         if not data:
             raise Rejection(400, "malformed_body", f"the {self._name} is empty")
+        is_deeper = is_msgpack_deeper if packed else is_json_deeper
         try:
-            value: T
-            if packed:
-                _check_depth_packed(data)
-                value = self._msgpack(data)
-            else:
-                check_depth(data)
-                value = self._json(data)
+            if is_deeper(data, DEPTH_MAX):
+                raise _too_deep()
+            value: T = self._msgpack(data) if packed else self._json(data)
         except msgspec.ValidationError as error:
             raise Rejection(422, "invalid_body", explain(error)) from None
-        except (msgspec.DecodeError, UnicodeDecodeError, ValueError, OverflowError) as error:
+        except (msgspec.DecodeError, UnicodeDecodeError, ValueError, TypeError) as error:
             kind = "MessagePack" if packed else "JSON"
             detail = f"the {self._name} is not valid {kind}: {error}"
             raise Rejection(400, "malformed_body", detail[:500]) from None
-        except (RecursionError, TypeError):
+        except RecursionError:
             raise _too_deep() from None
         return value
+
+
+def _too_deep() -> Rejection:
+    detail = f"the body is nested deeper than the {DEPTH_MAX} levels allowed"
+    return Rejection(400, "too_deep", detail)
 
 
 def explain(error: msgspec.ValidationError) -> str:
@@ -272,55 +276,6 @@ def explain(error: msgspec.ValidationError) -> str:
     place = path.rstrip("`").removeprefix(".")
     text = f"`{place}`: {problem[:1].lower()}{problem[1:]}" if place else problem
     return text[:500]
-
-
-# Brackets outside of strings decide the depth. The table maps both kinds of brackets to one and
-# everything else is deleted, so that the rest is a few passes of C over a few bytes.
-_BRACKETS = bytes.maketrans(b"{}", b"[]")
-_NOT_STRUCTURE = bytes(set(range(256)) - set(b'[]{}"'))
-
-
-def check_depth(data: bytes) -> None:
-    """Raises Rejection (400) for JSON nested deeper than 32. A decoder recurses on the C stack,
-    and ends the process where that is small. Malformed JSON may pass, or be called too deep."""
-    if data.count(b"[") + data.count(b"{") <= DEPTH_MAX:
-        return
-    if b"\\" in data:
-        data = data.replace(b"\\\\", b"").replace(b'\\"', b"")
-    structure = data.translate(_BRACKETS, _NOT_STRUCTURE)
-    brackets = b"".join(structure.split(b'"')[::2])
-    for _ in range(DEPTH_MAX):  # each pass takes the innermost level away
-        shorter = brackets.replace(b"[]", b"")
-        if len(shorter) == len(brackets):
-            break
-        brackets = shorter
-    if brackets.count(b"[") > DEPTH_MAX or b"[]" in brackets:
-        raise _too_deep()
-
-
-# The first bytes of arrays and maps. They may also be part of a number or a text, so they can only
-# say that a body is shallow.
-_NOT_CONTAINERS = bytes(set(range(256)) - set(range(0x80, 0xA0)) - set(range(0xDC, 0xE0)))
-
-
-def _check_depth_packed(data: bytes) -> None:
-    if len(data.translate(None, _NOT_CONTAINERS)) <= DEPTH_MAX:
-        return
-    level = _containers([_decode_any_msgpack(data)])
-    for _ in range(DEPTH_MAX):
-        level = [child for value in level for child in _containers(value)]
-    if level:
-        raise _too_deep()
-
-
-def _containers(value: Any) -> list[Any]:
-    children = value.values() if type(value) is dict else value
-    return [child for child in children if type(child) is dict or type(child) is list]
-
-
-def _too_deep() -> Rejection:
-    detail = f"the body is nested deeper than the {DEPTH_MAX} levels allowed"
-    return Rejection(400, "too_deep", detail)
 
 
 # Out
@@ -381,20 +336,43 @@ def number(
     return value
 
 
+async def ended_within(runtime: Runtime, job: Job, seconds: float) -> bool:
+    """Wait for the job to end; False once `seconds` have passed. Raises Unavailable where too many
+    wait already, or where the worker stops and keeps the job for later."""
+    waiter = runtime.wait(job)
+    timer = asyncio.get_running_loop().call_later(seconds, _give_up, waiter)
+    try:
+        await waiter
+    except TimeoutError:
+        return False
+    finally:
+        timer.cancel()
+    return True
+
+
+def _give_up(waiter: asyncio.Future[None]) -> None:
+    if not waiter.done():
+        waiter.set_exception(TimeoutError())
+
+
 PROBLEM_TYPE = "application/problem+json"
 
 
-def problem(request: web.BaseRequest, rejection: Rejection) -> web.Response:
-    """RFC 9457: the native dialect's shape, and that of everything outside of a dialect."""
-    document = {
+def problem_document(rejection: Rejection) -> dict[str, Any]:
+    """The rejection as RFC 9457 has it; `code` is our extension, a word for programs."""
+    return {
         "type": f"urn:worker-runtime:problem:{rejection.code.replace('_', '-')}",
         "title": rejection.code.replace("_", " ").capitalize(),
         "status": rejection.status,
         "detail": rejection.detail,
         "code": rejection.code,
     }
+
+
+def problem(request: web.BaseRequest, rejection: Rejection) -> web.Response:
+    """The native dialect's refusal, and that of everything outside of a dialect."""
     return web.Response(
-        body=encode_json(document),
+        body=encode_json(problem_document(rejection)),
         status=rejection.status,
         headers=rejection.headers,
         content_type=PROBLEM_TYPE,

@@ -1,0 +1,151 @@
+"""What the native dialect's bodies look like, and what a job looks like in them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any, Literal
+
+import msgspec
+
+from worker_runtime.enqueue import EnqueueOptions, enqueue_options
+from worker_runtime.job import COMPLETED, PRIORITY_NAMES, Job, JobInfo, Priority, describe
+from worker_runtime.signature import Signature
+from worker_runtime.task import TaskDefinition
+from worker_runtime.web.wire import encode_json, encode_msgpack
+
+_PLAIN = EnqueueOptions(must_encode=True, wire=True)
+
+
+class NewJob(msgspec.Struct, forbid_unknown_fields=True, gc=False):
+    """A job to be. All but `task` may be left out; then it is as the task's policy says.
+
+    `timeout_s: null` means no limit. `at` is a time with an offset, instead of `delay_s`.
+    """
+
+    task: str
+    args: list[Any] = []
+    kwargs: dict[str, Any] | None = None
+    id: str | None = None
+    queue: str | None = None
+    priority: Literal["low", "normal", "high", "critical"] | None = None
+    delay_s: float | None = None
+    at: datetime | None = None
+    timeout_s: float | msgspec.UnsetType | None = msgspec.UNSET
+    result_ttl_s: float | msgspec.UnsetType = msgspec.UNSET
+    expires_s: float | None = None
+    label: str | None = None
+
+
+_OPTION_DEFAULTS = (None, None, None, None, None, msgspec.UNSET, msgspec.UNSET, None, None)
+
+
+def options_of(new: NewJob) -> EnqueueOptions:
+    """Raises InvalidJob."""
+    given = (
+        new.id,
+        new.queue,
+        new.priority,
+        new.delay_s,
+        new.at,
+        new.timeout_s,
+        new.result_ttl_s,
+        new.expires_s,
+        new.label,
+    )
+    if given == _OPTION_DEFAULTS:
+        return _PLAIN
+    return enqueue_options(
+        job_id=new.id,
+        queue=new.queue,
+        priority=None if new.priority is None else Priority.named(new.priority),
+        delay_s=new.delay_s,
+        at=new.at,
+        timeout_s=new.timeout_s,
+        result_ttl_s=new.result_ttl_s,
+        expires_s=new.expires_s,
+        label=new.label,
+        wire=True,
+    )
+
+
+class JobDocument(JobInfo, frozen=True):
+    """A job with its result. `result_error` says why there is none, where it cannot be shown: a
+    job enqueued in Python may return what has no encoding, or one too large."""
+
+    result: Any = None
+    result_error: str | None = None
+
+
+class BatchItem(msgspec.Struct, omit_defaults=True, gc=False):
+    """The answer to one job of a batch, as it would have been on its own."""
+
+    status: int
+    job: JobDocument | None = None
+    problem: Mapping[str, Any] | None = None
+
+
+def document_of(job: Job, *, packed: bool, bytes_max: int) -> JobDocument:
+    """The job as JSON or MessagePack will show it."""
+    document = JobDocument(*msgspec.structs.astuple(describe(job)))
+    if job.state is not COMPLETED or job.result is None:
+        return document
+    try:
+        encoded = encode_msgpack(job.result) if packed else encode_json(job.result)
+    except Exception as error:  # a user type's own hook or property may raise anything
+        problem = f"the result cannot be encoded: {type(error).__name__}: {str(error)[:300]}"
+        return msgspec.structs.replace(document, result_error=problem)
+    if len(encoded) > bytes_max:
+        problem = f"the result takes {len(encoded)} bytes encoded, {bytes_max} are shown"
+        return msgspec.structs.replace(document, result_error=problem)
+    return msgspec.structs.replace(document, result=msgspec.Raw(encoded))
+
+
+class TaskDocument(msgspec.Struct):
+    """A task and its policy. `parameters` is a JSON Schema object; a parameter whose annotation
+    has no schema accepts anything."""
+
+    name: str
+    queue: str
+    priority: str
+    run_in: str
+    timeout_s: float | None
+    max_attempts: int
+    description: str | None
+    parameters: dict[str, Any]
+
+
+def task_document(task: TaskDefinition) -> TaskDocument:
+    text = (getattr(task.fn, "__doc__", None) or "").strip()
+    return TaskDocument(
+        name=task.name,
+        queue=task.queue,
+        priority=PRIORITY_NAMES[task.priority],
+        run_in=task.run_in,
+        timeout_s=task.timeout_s,
+        max_attempts=task.max_attempts,
+        description=text.split("\n\n")[0] or None,
+        parameters=_schema(task.signature),
+    )
+
+
+def _schema(signature: Signature) -> dict[str, Any]:
+    properties: dict[str, Any] = {}
+    definitions: dict[str, Any] = {}
+    for name, kind in signature.types.items():
+        try:
+            (schema,), components = msgspec.json.schema_components(
+                [kind], ref_template="#/$defs/{name}"
+            )
+        except Exception:  # a type with hooks of its own; its values are still checked
+            schema, components = {}, {}
+        properties[name] = schema
+        definitions.update(components)
+    document: dict[str, Any] = {
+        "type": "object",
+        "properties": properties,
+        "required": signature.required,
+    }
+    if definitions:
+        document["$defs"] = definitions
+    return document
