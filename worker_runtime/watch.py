@@ -17,6 +17,7 @@ from worker_runtime.stop_signals import STOP_SIGNALS
 logger = logging.getLogger("worker_runtime.watch")
 
 _LOOK_EVERY_MS = 200
+_SIGNALS = (*STOP_SIGNALS, signal.SIGHUP)
 # The worker ends by itself on time; this is for one that cannot.
 _KILLED_AFTER_S = 30.0
 
@@ -36,7 +37,7 @@ class Supervisor:
         self._child: subprocess.Popen[bytes] | None = None
 
     def run(self) -> int:
-        previous = {number: signal.signal(number, self._pass_on) for number in STOP_SIGNALS}
+        previous = {number: signal.signal(number, self._pass_on) for number in _SIGNALS}
         try:
             self._start()
             for changes in self._changes():
@@ -79,4 +80,4 @@ class Supervisor:
     def _pass_on(self, number: int, frame: FrameType | None) -> None:
         self._stopping.set()
         if self._child is not None and self._child.poll() is None:
-            self._child.send_signal(number)
+            self._child.send_signal(signal.SIGTERM if number == signal.SIGHUP else number)
