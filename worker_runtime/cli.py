@@ -156,9 +156,8 @@ def _run(target: str | None, options: ListenOptions, *, burst: bool) -> int:
     settings = Settings.from_environment(**options.given())
     configure_logging(settings.log_level, settings.log_format)
     runtime = load_runtime(target, settings)
-    if runtime.settings is not settings:  # the target made it, with settings of its own
-        settings = _merged(runtime.settings, settings, options)
-        configure_logging(settings.log_level, settings.log_format)
+    settings = _merged(runtime.settings, settings, options)
+    configure_logging(settings.log_level, settings.log_format)
     if burst:
         return server.drain(runtime, settings)
 

@@ -1,0 +1,119 @@
+"""The command line: what it explains, and which setting wins."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+
+from worker_runtime import Runtime, Settings, __version__
+from worker_runtime import cli as command_line
+from worker_runtime.cli import main
+
+
+def invoke(*arguments: str) -> tuple[int, str]:
+    result = CliRunner().invoke(main, arguments, prog_name="worker-runtime")
+    return result.exit_code, result.output
+
+
+def test_help_names_every_option_and_its_variable() -> None:
+    code, text = invoke("run", "--help")
+    assert code == 0
+    for word in ("TARGET", "--check", "--burst", "--watch", "--host", "--port", "--dialects"):
+        assert word in text
+    for variable in ("PORT", "WORKER_HOST", "WORKER_DIALECTS"):
+        assert variable in text
+
+
+def test_version() -> None:
+    assert invoke("--version") == (0, f"worker-runtime, version {__version__}\n")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        (["--check", "--burst"], "exclude each other"),
+        (["--port", "65536"], "65536 is not in the range"),
+        (["--watch", "/no/such/directory"], "does not exist"),
+        (["--retries", "3"], "No such option"),
+        (["one", "two"], "unexpected extra argument"),
+    ],
+)
+def test_a_wrong_command_line_is_explained(arguments: list[str], text: str) -> None:
+    code, output = invoke("run", *arguments)
+    assert code == 2
+    assert text in output
+
+
+class Served:
+    """Stands where the process would begin, and keeps what it was given."""
+
+    settings: Settings
+    runtime: Runtime
+
+    def serve(self, runtime: Runtime, settings: Settings, **options: Any) -> int:
+        self.runtime, self.settings = runtime, settings
+        return 0
+
+
+@pytest.fixture
+def served(monkeypatch: pytest.MonkeyPatch) -> Served:
+    served = Served()
+    monkeypatch.setattr("worker_runtime.server.serve", served.serve)
+    monkeypatch.setattr("worker_runtime.server.leave", lambda code: None)
+    monkeypatch.setattr("worker_runtime.log_setup.configure_logging", lambda *_: None)
+    return served
+
+
+own_settings = Runtime([], settings=Settings(port=7001, queue_capacity=7, name="own"))
+
+
+def make_runtime() -> Runtime:
+    return Runtime([])
+
+
+def test_the_command_line_wins_over_the_environment(
+    served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PORT", "7002")
+    monkeypatch.setenv("WORKER_DIALECTS", "vera")
+    monkeypatch.setenv("QUEUE_CAPACITY", "9")
+    assert invoke("run", "--port", "7003", "--dialects", "operations,sandbox")[0] == 0
+    assert served.settings.port == 7003
+    assert served.settings.dialects == ("operations", "sandbox")
+    assert served.settings.queue_capacity == 9
+    assert served.runtime.settings == served.settings
+
+
+def test_the_environment_wins_over_the_defaults(
+    served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PORT", "7002")
+    invoke("run", f"{__name__}:make_runtime")
+    assert served.settings.port == 7002
+
+
+def test_what_a_target_says_wins_over_the_environment(
+    served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PORT", "7002")
+    monkeypatch.setenv("QUEUE_CAPACITY", "9")
+    monkeypatch.setenv("WORKER_TOKEN", "secret")
+    invoke("run", f"{__name__}:own_settings")
+    assert (served.settings.port, served.settings.name) == (7001, "own")
+    assert served.settings.queue_capacity == 7
+    assert served.settings.token == "secret"  # what it leaves open, the process's environment says
+    invoke("run", f"{__name__}:own_settings", "--port", "7003")
+    assert served.settings.port == 7003
+
+
+def test_an_unexpected_error_is_logged_and_ends_with_one(
+    monkeypatch: pytest.MonkeyPatch, served: Served, caplog: pytest.LogCaptureFixture
+) -> None:
+    codes: list[int] = []
+    monkeypatch.setattr("worker_runtime.server.leave", codes.append)
+    monkeypatch.setattr(command_line, "_run", lambda *_, **__: 1 / 0)
+    invoke("run")
+    assert codes == [1]
+    assert "ZeroDivisionError" in caplog.text
