@@ -19,6 +19,7 @@ from worker_runtime.registry import TaskRegistry, Tasks
 from worker_runtime.settings import Settings
 from worker_runtime.slots import Lane
 from worker_runtime.stores import Store
+from worker_runtime.stores.sqlite import SqliteStore, SqliteStoreSettings, parse_url
 from worker_runtime.table import JobTable
 
 DEFAULT_QUEUE = "default"
@@ -134,6 +135,18 @@ def _store(settings: Settings) -> Store | None:
     scheme = settings.store.partition("://")[0]
     if scheme == "memory":
         return None
+    if scheme == "sqlite":
+        path, ack = parse_url(settings.store)
+        return SqliteStore(
+            SqliteStoreSettings(
+                path=path,
+                ack=ack,
+                payload_bytes_max=settings.payload_bytes_max,
+                crashes_max=settings.crashes_max,
+                kept_count_max=settings.history_count_max,
+                kept_ttl_s=settings.history_ttl_s,
+            )
+        )
     raise ConfigurationError(
         f"store={settings.store!r}: must be memory://, sqlite:///path or redis://host"
     )

@@ -25,7 +25,6 @@ from worker_runtime.job import (
     QUEUED,
     SCHEDULED,
     TERMINAL_STATES,
-    AttemptRecord,
     Failure,
     Job,
     Outcome,
@@ -33,6 +32,7 @@ from worker_runtime.job import (
     Reason,
     StopReason,
     Transition,
+    with_ended_attempt,
 )
 from worker_runtime.stores import Store
 from worker_runtime.table import JobTable
@@ -41,7 +41,6 @@ from worker_runtime.task import DURATION_BUCKETS_S
 logger = logging.getLogger("worker_runtime.jobs")
 
 RETURNED = OutcomeKind.RETURNED
-ATTEMPTS_KEPT_MAX = 20
 
 
 class Finisher:
@@ -135,13 +134,16 @@ class Finisher:
         return Transition(FAILED, now, None, failure, 0.0, job.attempt, job.crashes)
 
     def _completed(self, job: Job, outcome: Outcome, now: float) -> Transition:
+        encoded = None
         if self._must_encode or job.must_encode:
             try:
-                encode_value(outcome.value, self._result_bytes_max)
+                encoded = encode_value(outcome.value, self._result_bytes_max)
             except Unencodable as error:
                 failure = Failure(Reason.UNENCODABLE, "Unencodable", f"the result {error}")
                 return Transition(FAILED, now, None, failure, 0.0, job.attempt, job.crashes)
-        return Transition(COMPLETED, now, outcome.value, None, 0.0, job.attempt, job.crashes)
+        return Transition(
+            COMPLETED, now, outcome.value, None, 0.0, job.attempt, job.crashes, encoded
+        )
 
     def _interrupted(self, job: Job, failure: Failure, now: float) -> Transition:
         self.interrupted_count += 1
@@ -234,14 +236,7 @@ def _waiting(
 
 def _remember_attempt(job: Job, transition: Transition) -> None:
     activity = job.activity_made()
-    record = AttemptRecord(
-        number=job.attempt,
-        started_at=job.started_at or transition.at,
-        ended_at=transition.at,
-        failure=transition.failure,
-    )
-    activity.attempts.append(record)
-    del activity.attempts[:-ATTEMPTS_KEPT_MAX]
+    activity.attempts = with_ended_attempt(activity.attempts, job, transition)
     failure = transition.failure
     assert failure is not None
     logger.info(

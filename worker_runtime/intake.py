@@ -126,9 +126,14 @@ class Intake:
     def existing(self, job: Job) -> Job | None:
         """The kept job with the same id, if its payload is the same too. Raises JobConflict."""
         known = self._table.get(job.id)
-        if known is not None and not _same_payload(known, job):
-            raise JobConflict(f"job id {job.id!r} is in use by a job with another payload")
+        if known is not None:
+            self.check_same(known, job)
         return known
+
+    def check_same(self, known: Job, job: Job) -> None:
+        """Raises JobConflict unless `job` asks for the same as the kept job of its id."""
+        if not _same_payload(known, job):
+            raise JobConflict(f"job id {job.id!r} is in use by a job with another payload")
 
     def check_room(self, job: Job, options: EnqueueOptions, count: int = 1) -> None:
         """Raises ShuttingDown, QueueFull, or what admission control says."""
@@ -157,12 +162,19 @@ class Intake:
         """Undo `admit`: the store could not keep these jobs, so that they were not accepted."""
         for job in jobs:
             job.task.tally.accepted -= 1
-            self._dispatcher.withdraw(job)
+            if not job.is_ended:  # by a cancel, which has withdrawn it
+                self._dispatcher.withdraw(job)
             self._table.forget(job)
 
+    def continue_after(self, order: int) -> None:
+        """Give new jobs places in line after those that earlier lives gave."""
+        self._order = max(self._order, order)
+
     def restore(self, job: Job) -> None:
-        """Take up a job that an earlier life accepted. A parked one is kept and does not run."""
-        self._order = max(self._order, job.order)
+        """Take up a job that an earlier life accepted. A parked one is kept and does not run; one
+        whose queue is gone waits in its task's."""
+        if job.queue not in self._dispatcher.lanes:
+            job.queue = job.task.queue
         self._table.jobs[job.id] = job
         if not job.task.is_parked:
             self._dispatcher.submit(job)

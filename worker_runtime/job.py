@@ -6,6 +6,7 @@ Plain data. Nothing here does I/O or knows how a job is run.
 from __future__ import annotations
 
 import enum
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from worker_runtime.task import JobOptions, TaskDefinition
 
 JOB_ID_PATTERN = r"[A-Za-z0-9._:-]{1,128}"
+ATTEMPTS_KEPT_MAX = 20
 
 
 class Priority(enum.IntEnum):
@@ -217,7 +219,8 @@ class Outcome(msgspec.Struct, frozen=True, gc=False, eq=False):
 class Transition(msgspec.Struct, frozen=True, gc=False, eq=False):
     """What the finisher decided: the job's next state and everything recorded with it.
 
-    `due_at` only for SCHEDULED and QUEUED. `attempt` and `crashes` are the job's counters from now
+    `encoded` is `value` as MessagePack, where it had to be encoded. `due_at` only for SCHEDULED and
+    QUEUED. `attempt` and `crashes` are the job's counters from now
     on: an interrupted or postponed attempt gives its number back.
     """
 
@@ -228,6 +231,20 @@ class Transition(msgspec.Struct, frozen=True, gc=False, eq=False):
     due_at: float = 0.0
     attempt: int = 0
     crashes: int = 0
+    encoded: bytes | None = None
+
+
+def with_ended_attempt(
+    attempts: Sequence[AttemptRecord], job: Job, transition: Transition
+) -> list[AttemptRecord]:
+    """`attempts` and the one of `job` that led to `transition`; the newest ones, within a bound."""
+    record = AttemptRecord(
+        number=job.attempt,
+        started_at=job.started_at or transition.at,
+        ended_at=transition.at,
+        failure=transition.failure,
+    )
+    return [*attempts, record][-ATTEMPTS_KEPT_MAX:]
 
 
 class JobInfo(msgspec.Struct, frozen=True, omit_defaults=False):

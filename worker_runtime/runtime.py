@@ -507,9 +507,15 @@ class Runtime(Enqueuer):
             await self._store.acknowledged(job)
 
     async def _stored(self, job: Job) -> Job | None:
-        if self._store is None or await self._store.find(job.id) is None:
+        """The ended job of that id that only the store still has. Raises JobConflict."""
+        if self._store is None:
             return None
-        return self._intake.existing(job)
+        stored = await self._store.find(job.id)
+        known = self._intake.existing(job)  # another caller may have been faster meanwhile
+        if known is None and stored is not None:
+            self._intake.check_same(stored, job)
+            return stored
+        return known
 
     async def _keep_house(self) -> None:
         """What has to be done about once a second, busy or idle."""
@@ -523,6 +529,7 @@ class Runtime(Enqueuer):
         batches: AsyncIterator[Sequence[Job]] = self._store.recover(
             self.parts.registry.find_or_park
         )
+        self._intake.continue_after(self._store.last_order)
         count = 0
         async for jobs in batches:
             for job in jobs:

@@ -35,10 +35,13 @@ class Signature:
 
     `bind` raises InvalidArguments, naming the argument, the problem and what is allowed. Parameters
     whose annotation msgspec cannot express (or that cannot be resolved) accept anything.
+    `returns` is the type of the result, for whoever decodes a stored one.
     """
 
     def __init__(self, fn: Callable[..., Any], context_type: type | None = None) -> None:
-        parameters = list(inspect.signature(fn).parameters.values())
+        signature = inspect.signature(fn)
+        parameters = list(signature.parameters.values())
+        self.returns: Any = _returns(fn, signature)
         hints = _resolve(fn, parameters)
         self.context_name: str | None = _context_parameter(parameters, hints, context_type)
         self.context_index = next(
@@ -208,6 +211,14 @@ def _resolve(fn: Callable[..., Any], parameters: list[inspect.Parameter]) -> dic
     """
     scope = getattr(inspect.unwrap(fn), "__globals__", {})
     return {p.name: _resolve_one(p, scope) for p in parameters}
+
+
+def _returns(fn: Callable[..., Any], signature: inspect.Signature) -> Any:
+    """The annotation of what `fn` returns; `Any` where msgspec cannot express it."""
+    scope = getattr(inspect.unwrap(fn), "__globals__", {})
+    kind = inspect.Parameter.POSITIONAL_ONLY
+    result = inspect.Parameter("result", kind, annotation=signature.return_annotation)
+    return _checkable(_resolve_one(result, scope))
 
 
 def _resolve_one(parameter: inspect.Parameter, scope: dict[str, Any]) -> Any:

@@ -19,7 +19,11 @@ class Store(Protocol):
 
     All methods are called on the event loop's thread. The `record_...` methods return at once and
     keep their order: what is recorded later is never durable earlier.
+
+    `last_order`, once open: new jobs must have an `order` above it.
     """
+
+    last_order: int
 
     async def open(self) -> None:
         """Make the store usable. Raises ConfigurationError naming what is wrong: locked by another

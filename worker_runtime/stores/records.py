@@ -1,0 +1,294 @@
+"""A job as a row of `worker_jobs`, and back.
+
+Values are MessagePack; options name exception classes instead of holding them. A row has fixed
+columns, written once, and changing ones, written with every recorded state.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+
+from worker_runtime.encoding import Unencodable, encode_value
+from worker_runtime.errors import InvalidArguments, PayloadTooLarge
+from worker_runtime.job import (
+    QUEUED,
+    RUNNING,
+    SCHEDULED,
+    TERMINAL_STATES,
+    Activity,
+    AttemptRecord,
+    Failure,
+    Job,
+    Progress,
+    State,
+    Transition,
+    with_ended_attempt,
+)
+from worker_runtime.stores.exception_names import exception_class
+from worker_runtime.task import JobOptions, Retry, TaskDefinition, qualified_name
+
+Columns = tuple[Any, ...]
+
+FIXED = (
+    "place",
+    "id",
+    "task",
+    "queue",
+    "priority",
+    "created_at",
+    "payload",
+    "options",
+    "must_encode",
+)
+CHANGING = (
+    "state",
+    "attempt",
+    "crashes",
+    "due_at",
+    "started_at",
+    "ended_at",
+    "keep_until",
+    "result",
+    "failure",
+    "activity",
+)
+ALL = FIXED + CHANGING
+
+_encode = msgspec.msgpack.Encoder().encode
+_decode = msgspec.msgpack.Decoder().decode
+
+
+class StoredRetry(msgspec.Struct, frozen=True):
+    """`Retry` with its exception classes by name."""
+
+    max_attempts: int
+    delay_s: float
+    factor: float
+    delay_max_s: float
+    jitter: float
+    only_for: tuple[str, ...]
+
+
+class StoredOptions(msgspec.Struct, frozen=True, omit_defaults=True):
+    """`JobOptions` as stored."""
+
+    timeout_s: float | msgspec.UnsetType | None = msgspec.UNSET
+    retry: StoredRetry | msgspec.UnsetType | None = msgspec.UNSET
+    result_ttl_s: float | msgspec.UnsetType = msgspec.UNSET
+    expires_at: float | None = None
+    label: str | None = None
+
+
+class StoredActivity(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What is kept of `Activity`: the metrics, up to 10,000 a job, live only in memory."""
+
+    progress: Progress | None = None
+    attempts: list[AttemptRecord] = []
+
+
+_decode_options = msgspec.msgpack.Decoder(StoredOptions).decode
+_decode_failure = msgspec.msgpack.Decoder(Failure).decode
+_decode_activity = msgspec.msgpack.Decoder(StoredActivity).decode
+
+
+# Into a row
+
+
+def encode_payload(job: Job, bytes_max: int) -> bytes:
+    """The arguments of `job`. Raises InvalidArguments where one has no encoding, PayloadTooLarge
+    where all together exceed `bytes_max`."""
+    try:
+        encoded = _encode((job.args, job.kwargs))
+    except Exception:  # slow path: find the words for it
+        try:
+            encoded = encode_value((job.args, job.kwargs), sys.maxsize)
+        except Unencodable as error:
+            raise InvalidArguments(f"task {job.task.name}: the arguments {error}") from None
+    if len(encoded) > bytes_max:
+        raise PayloadTooLarge(
+            f"task {job.task.name}: the arguments take {len(encoded)} bytes encoded, "
+            f"{bytes_max} are allowed"
+        )
+    return encoded
+
+
+def fixed_columns(job: Job, payload: bytes) -> Columns:
+    return (
+        job.order,
+        job.id,
+        job.task.name,
+        job.queue,
+        int(job.priority),
+        job.created_at,
+        payload,
+        None if job.options is None else _encode_text(_stored_options(job.options)),
+        int(job.must_encode),
+    )
+
+
+def accepted_columns(job: Job) -> Columns:
+    """As accepted: it may have been handed to a slot already, but nothing of it has run."""
+    due_at = job.due_at or 0.0
+    state = SCHEDULED.value if due_at > job.created_at else QUEUED.value
+    return (state, 0, 0, due_at, None, None, None, None, None, None)
+
+
+def started_columns(columns: Columns, attempt: int, started_at: float | None) -> Columns:
+    """`columns` of a waiting job, now running."""
+    return (RUNNING.value, attempt, *columns[2:4], started_at, *columns[5:])
+
+
+def changed_columns(job: Job, transition: Transition) -> Columns:
+    """What `transition` makes of `job`, which still has its former state."""
+    state, activity = transition.state, job.activity
+    if state in TERMINAL_STATES:
+        result = transition.encoded
+        if result is None and transition.value is not None:
+            result = encode_value(transition.value, sys.maxsize)
+        failure = transition.failure
+        return (
+            state.value,
+            transition.attempt,
+            transition.crashes,
+            job.due_at or 0.0,
+            job.started_at,
+            transition.at,
+            _keep_until(job, transition.at),
+            result,
+            None if failure is None else _encode_text(failure),
+            _encoded_activity(activity, () if activity is None else activity.attempts),
+        )
+    attempts = () if activity is None else activity.attempts
+    if transition.failure is not None:
+        attempts = with_ended_attempt(attempts, job, transition)
+    return (
+        state.value,
+        transition.attempt,
+        transition.crashes,
+        transition.due_at or 0.0,
+        *(None, None, None, None, None),
+        _encoded_activity(activity, attempts),
+    )
+
+
+def _encoded_activity(activity: Activity | None, attempts: Any) -> bytes | None:
+    progress = None if activity is None else activity.progress
+    if progress is None and not attempts:
+        return None
+    return _encode_text(StoredActivity(progress, list(attempts)))
+
+
+def _encode_text(words: Failure | StoredActivity | StoredOptions) -> bytes:
+    """MessagePack of a struct whose texts users wrote; half a surrogate pair has no encoding and
+    must not keep a job from ending."""
+    try:
+        return _encode(words)
+    except UnicodeEncodeError:
+        return _encode(_encodable(msgspec.to_builtins(words)))
+
+
+def _encodable(value: Any) -> Any:
+    if isinstance(value, str):
+        return value.encode("utf-8", "replace").decode()
+    if isinstance(value, dict):
+        return {key: _encodable(item) for key, item in value.items()}
+    return [_encodable(item) for item in value] if isinstance(value, list) else value
+
+
+def _keep_until(job: Job, ended_at: float) -> float | None:
+    ttl_s = job.task.result_ttl_s
+    if job.options is not None and job.options.result_ttl_s is not msgspec.UNSET:
+        ttl_s = job.options.result_ttl_s
+    return None if ttl_s is None else ended_at + ttl_s
+
+
+def _stored_options(options: JobOptions) -> StoredOptions:
+    retry = options.retry
+    return StoredOptions(
+        timeout_s=options.timeout_s,
+        retry=_stored_retry(retry) if isinstance(retry, Retry) else retry,
+        result_ttl_s=options.result_ttl_s,
+        expires_at=options.expires_at,
+        label=options.label,
+    )
+
+
+def _stored_retry(retry: Retry) -> StoredRetry:
+    return StoredRetry(
+        max_attempts=retry.max_attempts,
+        delay_s=retry.delay_s,
+        factor=retry.factor,
+        delay_max_s=retry.delay_max_s,
+        jitter=retry.jitter,
+        only_for=tuple(qualified_name(kind) for kind in retry.only_for),
+    )
+
+
+# Out of a row
+
+
+def decode_job(row: Columns, tasks: Callable[[str], TaskDefinition], *, checked: bool) -> Job:
+    """The job in `row` (the columns `ALL`), its task by name from `tasks`.
+
+    `checked` converts the arguments to the task's annotations and raises InvalidArguments where
+    they no longer fit; without it such arguments stay as decoded. Raises msgspec.MsgspecError for
+    a value that is not what this module writes.
+    """
+    task = tasks(row[2])
+    args, kwargs = _decode(row[6])
+    try:
+        bound, named = task.signature.bind(tuple(args), kwargs, wire=True)
+    except InvalidArguments:
+        if checked:
+            raise
+        bound, named = tuple(args), kwargs
+    job = Job(row[1], task, bound, named, row[3], row[4], row[0], row[5])
+    if row[7] is not None:
+        job.options = _options(_decode_options(row[7]))
+    job.must_encode = bool(row[8])
+    job.state = State(row[9])
+    job.attempt, job.crashes, job.due_at = row[10], row[11], row[12]
+    job.started_at, job.ended_at = row[13], row[14]
+    if row[16] is not None:
+        job.result = _result(row[16], task)
+    if row[17] is not None:
+        job.failure = _decode_failure(row[17])
+    if row[18] is not None:
+        stored = _decode_activity(row[18])
+        job.activity = Activity(progress=stored.progress, attempts=stored.attempts)
+    return job
+
+
+def _result(encoded: bytes, task: TaskDefinition) -> Any:
+    """The stored value, as the task's return annotation where it fits."""
+    value = _decode(encoded)
+    try:
+        return msgspec.convert(value, task.signature.returns)
+    except (msgspec.ValidationError, RecursionError):
+        return value
+
+
+def _options(stored: StoredOptions) -> JobOptions:
+    retry = stored.retry
+    return JobOptions(
+        timeout_s=stored.timeout_s,
+        retry=_retry(retry) if isinstance(retry, StoredRetry) else retry,
+        result_ttl_s=stored.result_ttl_s,
+        expires_at=stored.expires_at,
+        label=stored.label,
+    )
+
+
+def _retry(stored: StoredRetry) -> Retry:
+    return Retry(
+        max_attempts=stored.max_attempts,
+        delay_s=stored.delay_s,
+        factor=stored.factor,
+        delay_max_s=stored.delay_max_s,
+        jitter=stored.jitter,
+        only_for=tuple(exception_class(name) for name in stored.only_for),
+    )
