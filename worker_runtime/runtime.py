@@ -20,6 +20,7 @@ from worker_runtime.errors import (
     ConfigurationError,
     InvalidJob,
     InvalidTransition,
+    Refused,
     StoreUnavailable,
     UnknownJob,
     UnknownQueue,
@@ -125,6 +126,7 @@ class Runtime(Enqueuer):
         self._store = self.parts.store
         self._lifespan = lifespan
         self._exits = AsyncExitStack()
+        self._unattended: set[asyncio.Task[None]] = set()
         self._watchdog = Watchdog(
             self.parts.dispatcher.job_of_task, warn_s=settings.loop_lag_warn_s
         )
@@ -493,13 +495,21 @@ class Runtime(Enqueuer):
         if kept is None:
             return
         try:
-            # Shielded: a caller that goes away leaves the job accepted, not half accepted.
-            await asyncio.shield(kept)
-        except asyncio.CancelledError:
+            await kept
+        except asyncio.CancelledError:  # the caller goes away; the jobs stay, if they can be kept
+            task = asyncio.create_task(self._retract_unless_kept(jobs))
+            self._unattended.add(task)  # the loop itself holds tasks only weakly
+            task.add_done_callback(self._unattended.discard)
             raise
         except BaseException:
             self._intake.retract(jobs)
             raise
+
+    async def _retract_unless_kept(self, jobs: Sequence[Job]) -> None:
+        try:
+            await self._acknowledged(jobs[0])
+        except Refused:
+            self._intake.retract(jobs)
 
     async def _acknowledged(self, job: Job) -> None:
         """Wait until a known job is as safe as its first caller was told."""

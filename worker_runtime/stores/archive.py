@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 from worker_runtime.job import QUEUED, Job, State, Transition
-from worker_runtime.stores.batch import Batch, NewRow
+from worker_runtime.stores.batch import Batch
 from worker_runtime.stores.reader import Reader
 from worker_runtime.stores.records import ALL, FIXED, changed_columns, decode_job
 from worker_runtime.stores.retention import Retention
@@ -104,8 +104,7 @@ class Archive:
             for row in rows:
                 job = decode_job(row, self.tasks, checked=False)
                 transition = Transition(QUEUED, time.time(), failure=job.failure)
-                changed = NewRow(row[: len(FIXED)], changed_columns(job, transition))
-                batch.revive(job.order, changed)
+                batch.revive([*row[: len(FIXED)], *changed_columns(job, transition)])
             write(connection, batch)
             self._retention.committed(batch)
             return [row[1] for row in rows]

@@ -8,39 +8,34 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Callable, Sequence
+from typing import Any
 
-from worker_runtime.stores.records import Columns, started_columns
+import msgspec
+
+from worker_runtime.stores.records import Columns, change_row, mark_started
+
+Row = list[Any]
+"""The columns `records.ALL` of a row to be written whole; the first is the place."""
 
 
-class Accept:
+class Accept(msgspec.Struct, gc=False, eq=False):
     """Jobs accepted together: all are kept or none. `future` is None where they were acknowledged
     before they are kept, so that they cannot be refused any more."""
 
-    __slots__ = ("future", "places")
-
-    def __init__(self, places: Sequence[int], future: asyncio.Future[None] | None) -> None:
-        self.places = places
-        self.future = future
-
-
-class NewRow:
-    """A row that the file does not have yet."""
-
-    __slots__ = ("changing", "fixed")
-
-    def __init__(self, fixed: Columns, changing: Columns) -> None:
-        self.fixed = fixed
-        self.changing = changing
+    places: Sequence[int]
+    future: asyncio.Future[None] | None
 
 
 class Batch:
     """Changes to be committed together. The keys are places.
 
-    new      rows to insert
-    revived  ended jobs that run again: rows to write whole, whether or not the file still has them
+    new      rows that the file does not have yet
+    revived  rows of ended jobs that run again, whether or not the file still has them
     changes  changing columns of rows that the file has
     starts   (attempt, started_at) of rows that the file has, applied last
     ended    how many more ended jobs there are, by (queue, is_failed)
+
+    A job has at most one start and one `then` in a batch: it waits for either to be committed.
     """
 
     __slots__ = (
@@ -55,68 +50,66 @@ class Batch:
     )
 
     def __init__(self) -> None:
-        self.new: dict[int, NewRow] = {}
-        self.revived: dict[int, NewRow] = {}
+        self.new: dict[int, Row] = {}
+        self.revived: dict[int, Row] = {}
         self.changes: dict[int, Columns] = {}
         self.starts: dict[int, tuple[int, float | None]] = {}
         self.ended: Counter[tuple[str, bool]] = Counter()
         self.accepts: list[Accept] = []
-        self.start_futures: list[tuple[int, asyncio.Future[None]]] = []
-        self.thens: list[tuple[int, Callable[[], None]]] = []
+        self.start_futures: dict[int, asyncio.Future[None]] = {}
+        self.thens: dict[int, Callable[[], None]] = {}
 
     def __len__(self) -> int:
         return len(self.new) + len(self.revived) + len(self.changes) + len(self.starts)
 
-    def accept(self, rows: Sequence[NewRow], future: asyncio.Future[None] | None) -> None:
-        places = [row.fixed[0] for row in rows]
+    def accept(self, rows: Sequence[Row], future: asyncio.Future[None] | None) -> None:
+        places = [row[0] for row in rows]
         self.new.update(zip(places, rows, strict=True))
         self.accepts.append(Accept(places, future))
 
     def start(self, place: int, attempt: int, started_at: float | None) -> None:
         row = self.new.get(place) or self.revived.get(place)
         if row is not None:
-            row.changing = started_columns(row.changing, attempt, started_at)
+            mark_started(row, attempt, started_at)
         else:
             self.starts[place] = (attempt, started_at)
 
     def change(self, place: int, columns: Columns) -> None:
         row = self.new.get(place) or self.revived.get(place)
         if row is not None:
-            row.changing = columns
+            change_row(row, columns)
         else:
             self.starts.pop(place, None)
             self.changes[place] = columns
 
-    def revive(self, place: int, row: NewRow) -> None:
-        known = self.new.get(place)
-        if known is not None:
-            known.changing = row.changing
+    def revive(self, row: Row) -> None:
+        place = row[0]
+        if place in self.new:
+            self.new[place] = row
         else:
             self.starts.pop(place, None)
             self.changes.pop(place, None)
             self.revived[place] = row
 
-    def future_of(self, place: int) -> asyncio.Future[None] | None:
-        """What the acceptance of a job in this batch waits for; None where it does not wait."""
-        if place in self.new:
-            for accept in self.accepts:
-                if place in accept.places:
-                    return accept.future
-        return None
+    def accept_of(self, place: int) -> Accept | None:
+        """The acceptance of a new job in this batch."""
+        if place not in self.new:
+            return None
+        return next((accept for accept in self.accepts if place in accept.places), None)
 
     def absorb(self, newer: Batch) -> None:
         """Take over everything from a batch recorded after this one."""
         self.new.update(newer.new)
-        for place, row in newer.revived.items():
-            self.revive(place, row)
+        for row in newer.revived.values():
+            self.revive(row)
         for place, columns in newer.changes.items():
             self.change(place, columns)
         for place, (attempt, started_at) in newer.starts.items():
             self.start(place, attempt, started_at)
         self.ended.update(newer.ended)
         self.accepts += newer.accepts
-        self.start_futures += newer.start_futures
-        self.thens += newer.thens
+        self.start_futures.update(newer.start_futures)
+        self.thens.update(newer.thens)
 
     def split_refusable(self, unkept: Sequence[Accept] | None = None) -> Batch:
         """Take out the accepts that may still be refused, with all that depends on them.
@@ -126,15 +119,14 @@ class Batch:
         if unkept is None:
             unkept = [accept for accept in self.accepts if accept.future is not None]
         refused = Batch()
+        refused.accepts = list(unkept)
+        gone = set(map(id, unkept))
+        self.accepts = [accept for accept in self.accepts if id(accept) not in gone]
         for accept in unkept:
             for place in accept.places:
                 refused.new[place] = self.new.pop(place)
-        gone = refused.new
-        kept = set(self.accepts).difference(unkept)
-        refused.accepts = list(unkept)
-        refused.start_futures = [entry for entry in self.start_futures if entry[0] in gone]
-        refused.thens = [entry for entry in self.thens if entry[0] in gone]
-        self.accepts = [accept for accept in self.accepts if accept in kept]
-        self.start_futures = [entry for entry in self.start_futures if entry[0] not in gone]
-        self.thens = [entry for entry in self.thens if entry[0] not in gone]
+                if place in self.start_futures:
+                    refused.start_futures[place] = self.start_futures.pop(place)
+                if place in self.thens:
+                    refused.thens[place] = self.thens.pop(place)
         return refused

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 from worker_runtime.errors import StoreUnavailable
-from worker_runtime.stores.batch import Batch, NewRow
+from worker_runtime.stores.batch import Batch, Row
 from worker_runtime.stores.records import Columns
 from worker_runtime.stores.retention import Retention
 from worker_runtime.stores.writer import Request, Writer, exit_now
@@ -54,9 +54,7 @@ class Journal:
         self._loop = asyncio.get_running_loop()
         await self.writer.start()
 
-    def accept(
-        self, rows: Sequence[NewRow], *, acknowledge_now: bool
-    ) -> asyncio.Future[None] | None:
+    def accept(self, rows: Sequence[Row], *, acknowledge_now: bool) -> asyncio.Future[None] | None:
         """Record new jobs. The future ends when they are kept; None, with `acknowledge_now`: they
         cannot be refused any more."""
         if self.unavailable is None and acknowledge_now:
@@ -77,18 +75,18 @@ class Journal:
             future.set_exception(StoreUnavailable("the store has failed"))
             return future
         self._batch.start(place, attempt, started_at)
-        self._batch.start_futures.append((place, future))
+        self._batch.start_futures[place] = future
         self._touch()
         return future
 
     def change(self, place: int, columns: Columns, then: Callable[[], None]) -> None:
         self._batch.change(place, columns)
-        self._batch.thens.append((place, then))
+        self._batch.thens[place] = then
         self._touch()
 
-    def revive(self, place: int, row: NewRow, then: Callable[[], None]) -> None:
-        self._batch.revive(place, row)
-        self._batch.thens.append((place, then))
+    def revive(self, row: Row, then: Callable[[], None]) -> None:
+        self._batch.revive(row)
+        self._batch.thens[row[0]] = then
         self._touch()
 
     def count_ended(self, queue: str, is_failed: bool) -> None:
@@ -98,9 +96,11 @@ class Journal:
     def acceptance_of(self, place: int) -> asyncio.Future[None] | None:
         """What an accepted job still waits for; None where it is kept already."""
         for batch in (self._batch, *self._handed_over):
-            future = batch.future_of(place)
-            if future is not None:
-                return future
+            accept = batch.accept_of(place)
+            if accept is not None and accept.future is not None:
+                if accept.future.cancelled():  # by a caller that went away; the job stays
+                    accept.future = self._loop.create_future()
+                return accept.future
         return None
 
     async def call(self, work: Callable[[sqlite3.Connection], T]) -> T:
@@ -138,10 +138,11 @@ class Journal:
         return bool(len(self._batch) or self._handed_over or self.unavailable)
 
     def _touch(self) -> None:
-        """Hand the batch over once this turn of the loop has added to it what it will."""
+        """Hand the batch over, two turns of the loop from now: in the next one, the slots that a
+        new job has woken record its start, which then shares its row and its commit."""
         if not self._is_scheduled and len(self._handed_over) < _HANDED_OVER_MAX:
             self._is_scheduled = True
-            self._loop.call_soon(self._flush)
+            self._loop.call_soon(self._loop.call_soon, self._flush)
 
     def _flush(self) -> None:
         self._is_scheduled = False
@@ -160,7 +161,7 @@ class Journal:
         for accept in batch.accepts:
             if accept.future is not None and not accept.future.done():
                 accept.future.set_result(None)
-        for place, future in batch.start_futures:
+        for place, future in batch.start_futures.items():
             if future.done():  # its awaiter was cancelled
                 continue
             if place in missing:
@@ -193,13 +194,13 @@ class Journal:
     def _fail(self, batch: Batch, error: Callable[[], Exception]) -> None:
         for future in (
             *(accept.future for accept in batch.accepts),
-            *(future for _, future in batch.start_futures),
+            *batch.start_futures.values(),
         ):
             if future is not None and not future.done():
                 future.set_exception(error())
 
     def _show(self, batch: Batch) -> None:
-        for _, then in batch.thens:
+        for then in batch.thens.values():
             try:
                 then()
             except Exception:

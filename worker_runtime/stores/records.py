@@ -58,6 +58,11 @@ CHANGING = (
 )
 ALL = FIXED + CHANGING
 
+_STATE, _ATTEMPT, _STARTED_AT = map(ALL.index, ("state", "attempt", "started_at"))
+
+# Plain text: `State.value` is a Python-level property on 3.11, and too dear here.
+_SCHEDULED, _QUEUED, _RUNNING = str(SCHEDULED), str(QUEUED), str(RUNNING)
+
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder().decode
 
@@ -116,8 +121,11 @@ def encode_payload(job: Job, bytes_max: int) -> bytes:
     return encoded
 
 
-def fixed_columns(job: Job, payload: bytes) -> Columns:
-    return (
+def new_row(job: Job, payload: bytes) -> list[Any]:
+    """The row of a job as accepted: a slot may have it already, but nothing of it has run."""
+    due_at = job.due_at or 0.0
+    options = job.options
+    return [
         job.order,
         job.id,
         job.task.name,
@@ -125,21 +133,26 @@ def fixed_columns(job: Job, payload: bytes) -> Columns:
         int(job.priority),
         job.created_at,
         payload,
-        None if job.options is None else _encode_text(_stored_options(job.options)),
+        None if options is None else _encode_text(_stored_options(options)),
         int(job.must_encode),
-    )
+        _SCHEDULED if due_at > job.created_at else _QUEUED,
+        0,
+        0,
+        due_at,
+        *(None, None, None, None, None, None),
+    ]
 
 
-def accepted_columns(job: Job) -> Columns:
-    """As accepted: it may have been handed to a slot already, but nothing of it has run."""
-    due_at = job.due_at or 0.0
-    state = SCHEDULED.value if due_at > job.created_at else QUEUED.value
-    return (state, 0, 0, due_at, None, None, None, None, None, None)
+def mark_started(row: list[Any], attempt: int, started_at: float | None) -> None:
+    """Change the row of a waiting job to that of a running one."""
+    row[_STATE] = _RUNNING
+    row[_ATTEMPT] = attempt
+    row[_STARTED_AT] = started_at
 
 
-def started_columns(columns: Columns, attempt: int, started_at: float | None) -> Columns:
-    """`columns` of a waiting job, now running."""
-    return (RUNNING.value, attempt, *columns[2:4], started_at, *columns[5:])
+def change_row(row: list[Any], columns: Columns) -> None:
+    """Put changing columns into a whole row."""
+    row[len(FIXED) :] = columns
 
 
 def changed_columns(job: Job, transition: Transition) -> Columns:
@@ -151,7 +164,7 @@ def changed_columns(job: Job, transition: Transition) -> Columns:
             result = encode_value(transition.value, sys.maxsize)
         failure = transition.failure
         return (
-            state.value,
+            str(state),
             transition.attempt,
             transition.crashes,
             job.due_at or 0.0,
@@ -166,7 +179,7 @@ def changed_columns(job: Job, transition: Transition) -> Columns:
     if transition.failure is not None:
         attempts = with_ended_attempt(attempts, job, transition)
     return (
-        state.value,
+        str(state),
         transition.attempt,
         transition.crashes,
         transition.due_at or 0.0,

@@ -19,15 +19,15 @@ import msgspec
 from worker_runtime.errors import ConfigurationError, InvalidArguments, PayloadTooLarge
 from worker_runtime.job import FAILED, TERMINAL_STATES, Job, Transition
 from worker_runtime.stores.archive import Archive
-from worker_runtime.stores.batch import Batch, NewRow
+from worker_runtime.stores.batch import Batch, Row
 from worker_runtime.stores.file_lock import FileLock
 from worker_runtime.stores.journal import Journal
 from worker_runtime.stores.reader import Reader
 from worker_runtime.stores.records import (
-    accepted_columns,
+    change_row,
     changed_columns,
     encode_payload,
-    fixed_columns,
+    new_row,
 )
 from worker_runtime.stores.recovery import Recovery
 from worker_runtime.stores.retention import Retention
@@ -149,9 +149,9 @@ class SqliteStore:
         return self._journal.accept(rows, acknowledge_now=self.settings.ack == "memory")
 
     async def acknowledged(self, job: Job) -> None:
-        future = self._journal.acceptance_of(job.order)
-        if future is not None:
-            await asyncio.shield(future)
+        acceptance = self._journal.acceptance_of(job.order)
+        if acceptance is not None:
+            await asyncio.shield(acceptance)
 
     def record_started(self, job: Job) -> asyncio.Future[None]:
         return self._journal.start(job.order, job.attempt, job.started_at)
@@ -160,7 +160,9 @@ class SqliteStore:
         columns = changed_columns(job, transition)
         if job.is_ended:  # revived; the row may have been pruned since
             payload = encode_payload(job, self.settings.payload_bytes_max)
-            self._journal.revive(job.order, NewRow(fixed_columns(job, payload), columns), then)
+            row = new_row(job, payload)
+            change_row(row, columns)
+            self._journal.revive(row, then)
             return
         self._journal.change(job.order, columns, then)
         if transition.state in TERMINAL_STATES:
@@ -208,9 +210,8 @@ class SqliteStore:
         is_durable = self.settings.ack == "durable"
         return open_writer(self.path, is_durable=is_durable, connect=self._connect)
 
-    def _new_row(self, job: Job) -> NewRow:
-        payload = encode_payload(job, self.settings.payload_bytes_max)
-        return NewRow(fixed_columns(job, payload), accepted_columns(job))
+    def _new_row(self, job: Job) -> Row:
+        return new_row(job, encode_payload(job, self.settings.payload_bytes_max))
 
     async def _commit(self, batch: Batch) -> None:
         """Commit a batch that is not part of the running traffic."""

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain
 from typing import Any
 
-from worker_runtime.stores.batch import Accept, Batch, NewRow
+from worker_runtime.stores.batch import Accept, Batch, Row
 from worker_runtime.stores.records import ALL, CHANGING
 
 _SIZES = (256, 64, 16, 4, 1)
@@ -45,7 +45,7 @@ _CHANGE = {size: _updates(CHANGING, "", size) for size in _SIZES}
 _START = {size: _updates(("attempt", "started_at"), "state = 'running', ", size) for size in _SIZES}
 
 
-def _in_sizes(statements: dict[int, str], rows: list[tuple[Any, ...]]) -> Iterator[_Statement]:
+def _in_sizes(statements: dict[int, str], rows: Sequence[Sequence[Any]]) -> Iterator[_Statement]:
     done = 0
     while done < len(rows):
         size = next(size for size in _SIZES if size <= len(rows) - done)
@@ -78,14 +78,14 @@ def write(connection: sqlite3.Connection, batch: Batch) -> set[int]:
     return missing
 
 
-def insert(connection: sqlite3.Connection, rows: Iterable[NewRow]) -> None:
+def insert(connection: sqlite3.Connection, rows: Iterable[Row]) -> None:
     """Add new rows, inside a transaction that somebody else ends."""
     for statement in _insertions(rows):
         connection.execute(*statement)
 
 
-def _insertions(rows: Iterable[NewRow]) -> Iterator[_Statement]:
-    return _in_sizes(_INSERT, [row.fixed + row.changing for row in rows])
+def _insertions(rows: Iterable[Row]) -> Iterator[_Statement]:
+    return _in_sizes(_INSERT, list(rows))
 
 
 def _revive(connection: sqlite3.Connection, batch: Batch) -> Counter[tuple[str, bool]]:
@@ -97,7 +97,7 @@ def _revive(connection: sqlite3.Connection, batch: Batch) -> Counter[tuple[str, 
         ).fetchall()
         for queue, is_failed in gone:
             revived[queue, bool(is_failed)] += 1
-        connection.execute(_INSERT[1], row.fixed + row.changing)
+        connection.execute(_INSERT[1], row)
     return revived
 
 
@@ -116,7 +116,7 @@ def conflicting(connection: sqlite3.Connection, batch: Batch) -> list[Accept]:
     taken: set[str] = set()
     found = []
     for accept in batch.accepts:
-        ids = [batch.new[place].fixed[1] for place in accept.places]
+        ids = [batch.new[place][1] for place in accept.places]
         is_taken = not taken.isdisjoint(ids) or len(set(ids)) < len(ids)
         for job_id in ids:
             row = connection.execute("SELECT 1 FROM worker_jobs WHERE id = ?", (job_id,))

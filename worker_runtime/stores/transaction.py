@@ -12,7 +12,7 @@ from typing import Any
 
 from worker_runtime.errors import JobConflict, StoreUnavailable, WorkerRuntimeError
 from worker_runtime.job import Job
-from worker_runtime.stores.batch import NewRow
+from worker_runtime.stores.batch import Row
 from worker_runtime.stores.statements import insert
 from worker_runtime.stores.writer import settle, unavailable_reason
 
@@ -50,7 +50,7 @@ class StoreTransaction:
     def __init__(
         self,
         loop: asyncio.AbstractEventLoop,
-        new_row: Callable[[Job], NewRow],
+        new_row: Callable[[Job], Row],
         timeout_s: float,
     ) -> None:
         self._loop = loop
@@ -185,7 +185,7 @@ def _commit(connection: sqlite3.Connection) -> None:
 
 @asynccontextmanager
 async def open_transaction(
-    serve: Serve, new_row: Callable[[Job], NewRow], timeout_s: float
+    serve: Serve, new_row: Callable[[Job], Row], timeout_s: float
 ) -> AsyncIterator[StoreTransaction]:
     """Begin, and at the end of the block commit; roll back where it raises.
 
