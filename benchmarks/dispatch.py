@@ -65,11 +65,11 @@ async def handwritten_queue(work: Work) -> float:
         while True:
             _, _, call, future = await queue.get()
             try:
-                result = await call()
+                await call()
             except Exception as error:
                 future.set_exception(error)
             else:
-                future.set_result(result)
+                future.set_result(None)
 
     async def batch() -> None:
         nonlocal number
@@ -101,10 +101,12 @@ async def aiojobs_scheduler(work: Work) -> float:
         return await _timed(batch)
 
 
-async def ours(work: Callable[..., Coroutine[Any, Any, None]], *args: Any) -> float:
-    settings = Settings.from_environment({})
-    tasks = [noop, noop_with_argument, suspend_once]
-    async with Runtime(tasks, settings=settings, concurrency=10, queue_capacity=2000) as runtime:
+async def ours(
+    work: Callable[..., Coroutine[Any, Any, None]], *args: Any, concurrency: int = 10
+) -> float:
+    settings = Settings.from_environment({}, concurrency=concurrency, queue_capacity=2_000)
+    tasks: list[Callable[..., Any]] = [noop, noop_with_argument, suspend_once]
+    async with Runtime(tasks, settings=settings) as runtime:
 
         async def batch() -> None:
             jobs = [await runtime.enqueue(work, *args) for _ in range(OUTSTANDING)]
@@ -127,8 +129,10 @@ def main() -> str:
                 lambda: handwritten_queue(noop)
             ),
             "aiojobs `Scheduler(limit=10)`": _in_uvloop(lambda: aiojobs_scheduler(noop)),
-            "ours": _in_uvloop(lambda: ours(noop)),
-            "ours, one checked argument": _in_uvloop(lambda: ours(noop_with_argument, 7)),
+            "ours, concurrency 10": _in_uvloop(lambda: ours(noop)),
+            "ours, concurrency 10, one checked argument": _in_uvloop(
+                lambda: ours(noop_with_argument, 7)
+            ),
         },
         rounds=ROUNDS,
     )
@@ -140,7 +144,8 @@ def main() -> str:
             "hand-written `PriorityQueue`, workers, futures": _in_uvloop(
                 lambda: handwritten_queue(suspend_once)
             ),
-            "ours": _in_uvloop(lambda: ours(suspend_once)),
+            "ours, concurrency 10": _in_uvloop(lambda: ours(suspend_once)),
+            "ours, concurrency 100": _in_uvloop(lambda: ours(suspend_once, concurrency=100)),
         },
         rounds=ROUNDS,
     )
@@ -148,7 +153,7 @@ def main() -> str:
         [
             "## Dispatch",
             (
-                f"`enqueue` to `result()`, {OUTSTANDING:,} jobs outstanding, concurrency 10, uvloop, "
+                f"`enqueue` to `result()`, {OUTSTANDING:,} jobs outstanding, uvloop, "
                 f"{ROUNDS} rounds in turns. {versions('uvloop', 'msgspec', 'aiojobs')}."
             ),
             "No-op:",
