@@ -57,7 +57,7 @@ class Attempts:
             job = slot.job
             task = job.task
             try:
-                if task.is_bare and job.options is job.kwargs is slot.stopped_by is None:
+                if task.is_bare and job.options is None is job.kwargs and slot.stopped_by is None:
                     # What LoopExecutor.start comes to when there is nothing to set up.
                     slot.is_started = True
                     value = await task.fn(*job.args)  # type: ignore[misc]
