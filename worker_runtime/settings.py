@@ -41,6 +41,37 @@ class QueueSettings(msgspec.Struct, frozen=True):
     aging_s: Annotated[float, msgspec.Meta(gt=0)] | None = None
 
 
+class ProcessSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """The children that run process tasks. None means: no such limit.
+
+    size_max                the most children; None: as many as there are cores
+    size_min                children that are there even when nothing waits for one
+    grace_s                 from the order to stop until SIGTERM
+    term_grace_s            from SIGTERM until SIGKILL
+    jobs_per_child_max      a child is replaced after so many jobs
+    child_memory_bytes_max  a job that needs more fails as crashed; private memory is refused by the
+                            kernel at this size (RLIMIT_DATA), resident memory is watched
+    recycle_memory_bytes    a child that grew above this is replaced after its job
+    idle_retire_s           a child above `size_min` ends after so long without work
+    start_timeout_s         the longest that imports and the setup may take
+    setup                   called once in each child, or `module:function`; what it returns (of a
+                            context manager: what it yields) is `ctx.state` there
+    preload                 import the tasks' modules once and fork; else once in each child
+    """
+
+    size_max: Annotated[int, msgspec.Meta(ge=1, le=256)] | None = None
+    size_min: Annotated[int, msgspec.Meta(ge=0, le=256)] = 1
+    grace_s: Annotated[float, msgspec.Meta(ge=0, le=3600)] = 2.0
+    term_grace_s: Annotated[float, msgspec.Meta(ge=0, le=3600)] = 1.0
+    jobs_per_child_max: Annotated[int, msgspec.Meta(ge=1)] | None = None
+    child_memory_bytes_max: Annotated[int, msgspec.Meta(ge=64 << 20)] | None = None
+    recycle_memory_bytes: Annotated[int, msgspec.Meta(ge=16 << 20)] | None = None
+    idle_retire_s: Annotated[float, msgspec.Meta(gt=0)] = 60.0
+    start_timeout_s: Annotated[float, msgspec.Meta(gt=0, le=3600)] = 60.0
+    setup: Any = None
+    preload: bool = True
+
+
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """Everything that can be configured. Read with `Settings.from_environment()`."""
 

@@ -1,0 +1,175 @@
+"""What a child tells its parent while a task runs: progress, metrics, log records, output written.
+
+Everything is bounded here, at its source: reports are merged, log records have a rate.
+"""
+
+from __future__ import annotations
+
+import io
+import logging
+import os
+import socket
+import threading
+import time
+
+import msgspec
+
+from worker_runtime.context import METRICS_KEPT_MAX
+from worker_runtime.error_text import cut
+from worker_runtime.executors import wire
+from worker_runtime.job import Metric, Progress
+
+REPORT_INTERVAL_S = 0.02
+LOG_LINES_PER_S = 1000
+LOG_BYTES_MAX = 8192
+
+
+class Channel:
+    """The child's end of the data socket, for any thread."""
+
+    def __init__(self, data: socket.socket) -> None:
+        self._data = data
+        self._lock = threading.Lock()
+
+    def send(self, kind: int, payload: bytes = b"", flags: int = 0, run_s: float = 0.0) -> None:
+        frame = wire.ANSWER_HEADER.pack(len(payload), kind, flags, run_s) + payload
+        try:
+            with self._lock:
+                self._data.sendall(frame)
+        except OSError:  # nobody listens: the parent is gone, and nothing more may be done for it
+            os._exit(1)
+
+
+class ReportBuffer:
+    """A context's reporter: at most one frame each `REPORT_INTERVAL_S`, with the latest progress and
+    the metrics since the last. What is held back is sent when the interval is over."""
+
+    def __init__(self, channel: Channel) -> None:
+        self._channel = channel
+        self._lock = threading.RLock()
+        self._progress: Progress | None = None
+        self._metrics: list[Metric] = []
+        self._dropped = 0
+        self._sent_at = 0.0
+        self._is_held_back = threading.Event()
+        self._flusher: threading.Thread | None = None
+
+    def progress(self, progress: Progress) -> None:
+        with self._lock:
+            self._progress = progress
+            self._offer()
+
+    def metric(self, metric: Metric) -> None:
+        with self._lock:
+            if len(self._metrics) >= METRICS_KEPT_MAX:
+                del self._metrics[0]
+                self._dropped += 1
+            self._metrics.append(metric)
+            self._offer()
+
+    def flush(self) -> None:
+        """Send what is held back."""
+        if self._progress is None and not self._metrics:
+            return
+        with self._lock:
+            report = wire.Report(self._progress, self._metrics, self._dropped)
+            self._progress, self._metrics, self._dropped = None, [], 0
+            self._sent_at = time.monotonic()
+            self._channel.send(wire.REPORT, msgspec.msgpack.encode(report))
+
+    def _offer(self) -> None:
+        if time.monotonic() - self._sent_at >= REPORT_INTERVAL_S:
+            self.flush()
+        elif not self._is_held_back.is_set():
+            if self._flusher is None:
+                self._flusher = small_thread(self._flush_later, "worker-runtime-reports")
+            self._is_held_back.set()
+
+    def _flush_later(self) -> None:
+        while self._is_held_back.wait():
+            time.sleep(REPORT_INTERVAL_S)
+            self._is_held_back.clear()
+            self.flush()
+
+
+class LogForwarder(logging.Handler):
+    """Sends log records to the parent, at most `LOG_LINES_PER_S`; the rest is counted and said."""
+
+    def __init__(self, channel: Channel) -> None:
+        super().__init__()
+        self._channel = channel
+        self._second = 0.0
+        self._count = 0
+        self._dropped = 0
+
+    def emit(self, record: logging.LogRecord) -> None:
+        now = time.monotonic()
+        if now - self._second >= 1.0:
+            self.tell_dropped()
+            self._second, self._count = now, 0
+        if self._count >= LOG_LINES_PER_S:
+            self._dropped += 1
+            return
+        self._count += 1
+        try:
+            message = record.getMessage()
+            exception = _exception_text(record)
+        except Exception as error:  # a record that cannot be formatted must not end the task
+            message, exception = f"{record.msg!r} cannot be formatted: {error!r}", None
+        self._send(record.levelno, record.name, message, record.created, exception)
+
+    def tell_dropped(self) -> None:
+        if self._dropped:
+            text = f"{self._dropped} log records dropped: more than {LOG_LINES_PER_S} a second"
+            self._dropped = 0
+            self._send(logging.WARNING, "worker_runtime.child", text, time.time(), None)
+
+    def _send(
+        self, level: int, logger: str, message: str, created: float, exception: str | None
+    ) -> None:
+        line = wire.LogLine(
+            level,
+            logger[:200],
+            cut(message, LOG_BYTES_MAX),
+            created,
+            None if exception is None else cut(exception, LOG_BYTES_MAX),
+        )
+        self._channel.send(wire.LOG, msgspec.msgpack.encode(line))
+
+
+def _exception_text(record: logging.LogRecord) -> str | None:
+    if record.exc_text:
+        return record.exc_text
+    if record.exc_info and record.exc_info[0] is not None:
+        return logging.Formatter().formatException(record.exc_info)
+    return None
+
+
+class MarkedOutput(io.FileIO):
+    """stdout or stderr as a raw file that remembers whether it was written to."""
+
+    was_written = False
+
+    def write(self, data: object) -> int:  # type: ignore[override]
+        self.was_written = True
+        return super().write(data)  # type: ignore[arg-type]
+
+
+def text_output(descriptor: int) -> tuple[MarkedOutput, io.TextIOWrapper]:
+    """A line-buffered text stream onto `descriptor`, and its raw end."""
+    raw = MarkedOutput(descriptor, "w", closefd=False)
+    buffered = io.BufferedWriter(raw)
+    return raw, io.TextIOWrapper(
+        buffered, encoding="utf-8", errors="backslashreplace", line_buffering=True
+    )
+
+
+def small_thread(target: object, name: str) -> threading.Thread:
+    """Start a daemon thread with a small stack, which counts against a child's memory limit."""
+    before = threading.stack_size(262_144)
+    try:
+        thread = threading.Thread(target=target, name=name, daemon=True)  # type: ignore[arg-type]
+        thread.start()
+    finally:
+        threading.stack_size(before)
+    return thread
