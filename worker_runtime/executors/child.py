@@ -6,6 +6,7 @@ exceptions are sent as text. The child dies with its parent, at once.
 
 from __future__ import annotations
 
+import array
 import asyncio
 import contextlib
 import contextvars
@@ -22,8 +23,7 @@ import time
 import traceback
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
-from queue import SimpleQueue
-from typing import Any
+from typing import Any, NoReturn
 
 import msgspec
 
@@ -43,6 +43,10 @@ from worker_runtime.task import TaskDefinition, qualified_name
 ERROR_BYTES_MAX = 8192
 _LEFTOVERS_GRACE_S = 1.0
 _OUT_OF_MEMORY_EXIT_CODE = 137
+_ONE_DESCRIPTOR = socket.CMSG_SPACE(array.array("i").itemsize)
+_CLOSE_ON_EXEC = getattr(socket, "MSG_CMSG_CLOEXEC", 0)
+
+Ancillary = tuple[int, int, bytes]
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,17 +67,19 @@ def main(
 ) -> int:
     """The program of a forked child; gives its exit code.
 
-    `descriptors` are the data socket, control socket, stdout pipe and stderr pipe. A `program` of
+    `descriptors` are the request socket, channel, stdout pipe and stderr pipe. A `program` of
     None is loaded here, from `catalogue`.
     """
-    data_descriptor, control_descriptor, stdout, stderr = descriptors
+    requests, channel, stdout, stderr = descriptors
     os.dup2(stdout, 1)
     os.dup2(stderr, 2)
     os.close(stdout)
     os.close(stderr)
-    data = socket.socket(fileno=data_descriptor)
-    control = socket.socket(fileno=control_descriptor)
-    child = Child(data, control, has_memory_limit=memory_bytes_max is not None)
+    child = Child(
+        socket.socket(fileno=requests),
+        socket.socket(fileno=channel),
+        has_memory_limit=memory_bytes_max is not None,
+    )
     child.prepare(log_levels)
     with contextlib.ExitStack() as stack:
         try:
@@ -105,20 +111,19 @@ def _enter(setup: Callable[[], Any] | None, stack: contextlib.ExitStack) -> Any:
 class Child:
     """One child's life between two sockets.
 
-    The main thread reads requests and runs them; another reads the control socket, so that a stop
-    order or the parent's death is noticed while a task runs.
+    The main thread reads requests and runs them; another reads the channel, so that a stop order or
+    the parent's death is noticed while a task runs.
     """
 
     def __init__(
-        self, data: socket.socket, control: socket.socket, *, has_memory_limit: bool
+        self, requests: socket.socket, channel: socket.socket, *, has_memory_limit: bool
     ) -> None:
-        self.channel = Channel(data)
-        self._data = data
-        self._control = control
+        self.channel = Channel(channel)
+        self._requests = requests
+        self._orders = channel
         self._has_memory_limit = has_memory_limit
         self._reports = ReportBuffer(self.channel)
         self._logs = LogForwarder(self.channel)
-        self._memory: SimpleQueue[int] = SimpleQueue()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._serial = 0
         self._stopped_serial = 0
@@ -140,40 +145,37 @@ class Child:
         numpy_random = sys.modules.get("numpy.random")
         if numpy_random is not None:  # its generator was forked too: siblings would draw the same
             numpy_random.seed()
-        small_thread(self._watch_parent, "worker-runtime-control")
+        small_thread(self._read_orders, "worker-runtime-orders")
 
     def serve(self, tasks: Mapping[str, TaskDefinition], state: Any) -> None:
-        """Run requests until the parent closes the data socket."""
+        """Run requests until the parent says to quit."""
         self._tasks = tasks
         self._state = state
         self.channel.send(wire.READY)
+        buffer = memoryview(bytearray(wire.REQUEST_BYTES_MAX))
         header = wire.REQUEST_HEADER
         while True:
-            frame: bytes | bytearray = self._data.recv(wire.READ_BYTES)
-            if not frame:
+            size, ancillary, _, _ = self._requests.recvmsg_into(
+                [buffer], _ONE_DESCRIPTOR, _CLOSE_ON_EXEC
+            )
+            if size < header.size:
+                _end_group()  # the parent is dead
+            kind, serial = header.unpack_from(buffer)
+            if kind == wire.QUIT:
                 return
-            while len(frame) < header.size:
-                frame += self._data.recv(wire.READ_BYTES)
-            size, kind, serial = header.unpack_from(frame)
-            if len(frame) < header.size + size:
-                frame = self._rest(bytearray(frame), header.size + size)
-            self._answer(kind, serial, memoryview(frame)[header.size :])
+            self._answer(kind, serial, buffer[header.size : size], ancillary)
 
-    def _rest(self, frame: bytearray, size: int) -> bytearray:
-        while len(frame) < size:
-            more = self._data.recv(min(wire.INLINE_BYTES_MAX, size - len(frame)))
-            if not more:
-                os._exit(1)
-            frame += more
-        return frame
-
-    def _answer(self, kind: int, serial: int, payload: memoryview) -> None:
+    def _answer(
+        self, kind: int, serial: int, payload: memoryview, ancillary: list[Ancillary]
+    ) -> None:
         """Run one request and send its answer."""
         run_s = 0.0
         self._serial = serial
         self._is_in_task = True
         try:
-            name, args, kwargs, job_id, queue, attempt, label = self._decode(kind, payload)
+            name, args, kwargs, job_id, queue, attempt, label = self._decode(
+                kind, payload, ancillary
+            )
             task = self._tasks[name]
             context = None
             if task.signature.context_name is not None:
@@ -205,17 +207,22 @@ class Child:
         if isinstance(packed, bytes):
             self.channel.send(answer, packed, flags, run_s)
         else:
-            self._send_shared(serial, packed, flags, run_s)
+            self._send_shared(packed, flags, run_s)
         if answer == wire.OUT_OF_MEMORY:
             os._exit(_OUT_OF_MEMORY_EXIT_CODE)
 
-    def _decode(self, kind: int, payload: memoryview) -> wire.Request:
+    def _decode(
+        self, kind: int, payload: memoryview, ancillary: list[Ancillary]
+    ) -> wire.Request:
         request: wire.Request
         if kind == wire.RUN:
             request = pickle.loads(payload)
-        else:
-            segments = memory_file.read_segments(self._memory.get(), wire.decode_sizes(payload))
-            request = wire.unpack_segments(segments)
+            return request
+        if not ancillary:
+            raise OSError("too many open files to take in the arguments")
+        (descriptor,) = array.array("i", ancillary[0][2])
+        segments = memory_file.read_segments(descriptor, wire.decode_sizes(payload))
+        request = wire.unpack_segments(segments)
         return request
 
     def _run(
@@ -294,41 +301,32 @@ class Child:
             return wire.WROTE_OUTPUT
         return 0
 
-    def _send_shared(
-        self, serial: int, segments: list[memoryview], flags: int, run_s: float
-    ) -> None:
+    def _send_shared(self, segments: list[memoryview], flags: int, run_s: float) -> None:
         try:
-            descriptor = memory_file.create()
+            upload = memory_file.Upload(segments)
             try:
-                for _ in memory_file.write_chunks(descriptor, segments):
+                while upload.step():
                     pass
-                message = wire.CONTROL_MESSAGE.pack(wire.MEMORY, serial)
-                socket.send_fds(self._control, [message], [descriptor])
+                socket.send_fds(self._requests, [b"m"], [upload.descriptor])
             finally:
-                os.close(descriptor)
+                upload.close()
         except OSError as error:
             answer, packed = self._describe(error)
             self.channel.send(answer, packed, flags, run_s)
             return
-        self.channel.send(wire.RETURNED_SHARED, wire.encode_sizes(segments), flags, run_s)
+        self.channel.send(wire.RETURNED_SHARED, wire.encode_sizes(upload.sizes), flags, run_s)
 
-    def _watch_parent(self) -> None:
-        """Obey the control socket; when it closes the parent is dead, and so is this process and
+    def _read_orders(self) -> None:
+        """Obey stop orders; when the channel closes the parent is dead, and so is this process and
         whatever it started."""
-        size = wire.CONTROL_MESSAGE.size
         while True:
             try:
-                message, descriptors, _, _ = socket.recv_fds(self._control, size, 1)
+                order = self._orders.recv(wire.STOP.size)
             except OSError:
-                message = b""
-            if len(message) < size:
-                os.killpg(0, signal.SIGKILL)
-                os._exit(1)
-            kind, serial = wire.CONTROL_MESSAGE.unpack(message)
-            if kind == wire.STOP:
-                self._stop(serial)
-            else:
-                self._memory.put(descriptors[0] if descriptors else -1)
+                order = b""
+            if len(order) < wire.STOP.size:
+                _end_group()
+            self._stop(wire.STOP.unpack(order)[0])
 
     def _stop(self, serial: int) -> None:
         self._stopped_serial = serial
@@ -354,6 +352,12 @@ class Child:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         os.kill(os.getpid(), signal.SIGTERM)
         signal.pause()
+
+
+def _end_group() -> NoReturn:
+    """End this process and whatever it started, at once."""
+    os.killpg(0, signal.SIGKILL)
+    os._exit(1)
 
 
 def _public_name(kind: type) -> str:

@@ -11,30 +11,29 @@ import pickle
 import signal
 import socket
 import time
-from collections.abc import Iterator
+from collections import deque
 from typing import Any, Protocol
 
-import msgspec
-
-from worker_runtime.context import RecordReporter
-from worker_runtime.errors import ChildCrashed, JobInterrupted, RemoteFailure, RunAgain
+from worker_runtime.errors import ChildCrashed
 from worker_runtime.executors import Call, memory_file, wire
-from worker_runtime.executors.output import OutputReader
+from worker_runtime.executors.child_messages import ChildMessages, error_of, undecodable
 from worker_runtime.executors.spawner import describe_status
 
-child_logger = logging.getLogger("worker_runtime.child")
+PREFETCH_RUN_S_MAX = 0.002
+"""A child whose last job took longer than this gets the next one only when it is free."""
 
-_raised = msgspec.msgpack.Decoder(wire.Raised)
-_again = msgspec.msgpack.Decoder(wire.Again)
-_report = msgspec.msgpack.Decoder(wire.Report)
-_log_line = msgspec.msgpack.Decoder(wire.LogLine)
+_PREFETCH_BYTES_MAX = 16_384
+_IN_FLIGHT_MAX = 3
 
 
 class Work(asyncio.Future[Any]):
     """One call on its way through a child, and the future of its end."""
 
     child: ChildProcess | None = None
-    rounds = 0
+    serial = 0
+    deaths = 0  # children that died before they read it
+    has_begun = False
+    is_stopping = False
 
     def __init__(
         self, pool: Pool, call: Call, request: bytes | list[memoryview], queued_at: float
@@ -66,12 +65,17 @@ class Pool(Protocol):
 
     def setup_failed(self, child: ChildProcess, text: str) -> None: ...
 
-    def child_free(self, child: ChildProcess, work: Work) -> None:
-        """The child has answered `work` and can take other work."""
+    def child_answered(self, child: ChildProcess, work: Work) -> None:
+        """The child has done `work` and may have room for more."""
+        ...
+
+    def taken_back(self, child: ChildProcess, works: list[Work]) -> None:
+        """These were in the child's line, oldest first, and wait for any child again; the child may
+        be idle now."""
         ...
 
     def child_silent(self, child: ChildProcess) -> None:
-        """The child closed its socket, or can no longer be written to."""
+        """The child closed its channel, or can no longer be written to."""
         ...
 
     def send_signal(self, child: ChildProcess, number: int) -> None: ...
@@ -91,8 +95,13 @@ LEAVING = ChildState.LEAVING
 
 
 class ChildProcess:
-    """Guarantees: at most one work at a time; each work that `run` took is answered, handed back by
-    `take_unstarted` or failed by `crashed`, once."""
+    """Guarantees: runs one work at a time, and each work given to `run` is answered, handed back by
+    `take_back` or, having been begun, failed with `crashed()`: exactly one of these, once.
+
+    While its jobs are short the child has up to two more in its request socket, so that it need not
+    wait for the parent between them. They are not begun: they are taken back before the child is
+    sent a signal, when it dies, and when another child is free for them.
+    """
 
     def __init__(self, pool: Pool, token: int) -> None:
         self._pool = pool
@@ -102,193 +111,253 @@ class ChildProcess:
         self.is_orphan = False
         self.is_silent = False
         self.is_doomed = False  # a signal is on its way: whatever it answers, it gets no more work
-        self.work: Work | None = None
+        self.is_quick = False
+        self.in_flight: deque[Work] = deque()  # the first is running
         self.jobs_done = 0
         self.started_at = self.idle_since = time.monotonic()
         self.busy_since = 0.0
         self.memory_bytes = 0
         self.leave_reason: str | None = None
         self._serial = 0
-        self._was_reset = False
         self._is_out_of_memory = False
         self._unread = b""
-        self._unsent = memoryview(b"")
-        self._upload: Iterator[int] | None = None
+        self._upload: memory_file.Upload | None = None
         self._timer: asyncio.TimerHandle | None = None
-        self._reporter: RecordReporter | None = None
-        self.child_ends = self._open()
+        self._open()
 
-    def _open(self) -> list[int]:
-        """Make the sockets and pipes; the child's ends of them."""
-        loop = self._pool.loop
+    def _open(self) -> None:
+        """Make the sockets and pipes. Raises OSError and leaves none behind."""
         with contextlib.ExitStack() as undo:
-            self._data, data = _socket_pair(undo)
-            self._control, control = _socket_pair(undo)
+            self._requests, self._requests_child_end = socket.socketpair(
+                socket.AF_UNIX, wire.BOUNDED_SOCKET
+            )
+            undo.callback(self._requests.close)
+            undo.callback(self._requests_child_end.close)
+            self._channel, channel = socket.socketpair()
+            undo.callback(self._channel.close)
+            undo.callback(channel.close)
             stdout, stdout_writer = _pipe(undo)
             stderr, stderr_writer = _pipe(undo)
             undo.pop_all()
-        self._stdout = OutputReader(loop, stdout, lambda line: self._log_output("stdout", line))
-        self._stderr = OutputReader(loop, stderr, lambda line: self._log_output("stderr", line))
-        loop.add_reader(self._data.fileno(), self._receive)
-        return [data.detach(), control.detach(), stdout_writer, stderr_writer]
+        self._requests.setblocking(False)
+        self._requests.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 2 * wire.REQUEST_BYTES_MAX)
+        self._channel.setblocking(False)
+        self._messages = ChildMessages(self._pool.loop, stdout, stderr)
+        self._pool.loop.add_reader(self._channel.fileno(), self._receive)
+        self._to_close = [channel.detach(), stdout_writer, stderr_writer]
+        self.child_ends = [self._requests_child_end.fileno(), *self._to_close]
 
     def close_child_ends(self) -> None:
-        for descriptor in self.child_ends:
+        """After the fork. The child's end of the request socket stays open here, see `take_back`."""
+        for descriptor in self._to_close:
             os.close(descriptor)
-        self.child_ends = []
+        self._to_close = []
+
+    def set_pid(self, pid: int) -> None:
+        self.pid = self._messages.pid = pid
+
+    @property
+    def work(self) -> Work | None:
+        """What runs in it now."""
+        return self.in_flight[0] if self.in_flight else None
 
     # What the pool asks of it
 
-    def run(self, work: Work) -> None:
-        """Hand `work` over. Assumes that the child is idle."""
-        self.work = work
-        work.child = self
-        work.rounds += 1
-        self.state = BUSY
-        self._serial += 1
-        self._reporter = None
-        self._stdout.begin_job()
-        self._stderr.begin_job()
-        request = work.request
-        if isinstance(request, bytes):
-            self.busy_since = time.perf_counter()
-            header = wire.REQUEST_HEADER.pack(len(request), wire.RUN, self._serial)
-            self._send(header + request)
-            if work.rounds == 1:
-                work.call.began()
-        else:
-            descriptor = memory_file.create()
-            self._upload = memory_file.write_chunks(descriptor, request)
-            self._upload_next(work, descriptor, request)
+    def has_room(self, work: Work) -> bool:
+        """Whether `work` may join its line behind a short job."""
+        return (
+            self.is_quick
+            and not self.is_doomed
+            and len(self.in_flight) < _IN_FLIGHT_MAX
+            and type(work.request) is bytes
+            and len(work.request) <= _PREFETCH_BYTES_MAX
+        )
 
-    def stop(self, *, cooperates: bool) -> None:
+    def run(self, work: Work) -> None:
+        """Hand `work` over. Assumes that the child is idle or `has_room`."""
+        work.child = self
+        self._serial += 1
+        work.serial = self._serial
+        self.in_flight.append(work)
+        if len(self.in_flight) == 1:
+            self.state = BUSY
+            if type(work.request) is list:
+                self._start_upload(work, work.request)
+                return
+            self._begin(work)
+        assert isinstance(work.request, bytes)
+        self._send(work, wire.RUN, work.request)
+
+    def stop(self, work: Work, *, cooperates: bool) -> bool:
         """Begin the ladder: token, SIGTERM, SIGKILL. A task that cannot see the token (neither async
-        nor with a context) starts at SIGTERM."""
-        if self._timer is not None or self.work is None:
-            return
+        nor with a context) starts at SIGTERM. False where the work had not begun: it is out of the
+        child again, or had ended."""
+        if work.is_stopping:
+            return True
+        if not self._isolate(work):
+            return False
+        work.is_stopping = True
         if cooperates:
             with contextlib.suppress(OSError):
-                self._control.send(wire.CONTROL_MESSAGE.pack(wire.STOP, self._serial))
-            self._timer = self._pool.loop.call_later(self._pool.grace_s, self._terminate)
+                self._channel.send(wire.STOP.pack(work.serial))
+            self._timer = self._pool.loop.call_later(self._pool.grace_s, self._terminate, work)
         else:
-            self._terminate()
+            self._terminate(work)
+        return True
+
+    def take_back(self) -> list[Work]:
+        """Take out of the request socket what the child has not read, oldest first. Each request
+        comes out on one side only, so what is taken was not begun and never will be."""
+        unread: set[int] = set()
+        while len(unread) < len(self.in_flight):
+            try:
+                message, descriptors = wire.receive(
+                    self._requests_child_end, wire.REQUEST_BYTES_MAX, 1, socket.MSG_DONTWAIT
+                )
+            except BlockingIOError:
+                break
+            for descriptor in descriptors:
+                os.close(descriptor)
+            unread.add(wire.REQUEST_HEADER.unpack_from(message)[1])
+        works = [work for work in self.in_flight if work.serial in unread]
+        for work in works:
+            self._release(work)
+        return works
 
     def retire(self, reason: str, within_s: float) -> None:
         """Let an idle child leave its setup and end; killed where that takes too long."""
         self.state = LEAVING
         self.leave_reason = reason
         with contextlib.suppress(OSError):
-            self._data.shutdown(socket.SHUT_WR)
+            self._requests.send(wire.REQUEST_HEADER.pack(wire.QUIT, 0))
         self._timer = self._pool.loop.call_later(within_s, self.kill)
 
     def kill(self, reason: str | None = None) -> None:
+        """SIGKILL. What was only in its line runs elsewhere; what it has answered, counts."""
+        self.is_doomed = True
+        self._pool.taken_back(self, self.take_back())
+        while self._receive():
+            pass
         if reason is not None:
             self.leave_reason = reason
-        self.is_doomed = True
         self._pool.send_signal(self, signal.SIGKILL)
-
-    def take_unstarted(self) -> Work | None:
-        """After the child's death: the work that it never read, if there is one."""
-        if not self._was_reset or self.work is None:
-            return None
-        work, self.work = self.work, None
-        work.child = None
-        return work
 
     def crashed(self, status: int | None) -> ChildCrashed:
         """The error for the work that died with the child."""
         clause, note = describe_status(status)
         if self._is_out_of_memory or self.leave_reason == "memory_limit":
             clause, note = "ran out of the memory it is allowed", "memory_limit"
-        elif note == "sigkill" and self._timer is None:
+        elif note == "sigkill" and not self.is_doomed:
             clause += ", not by this runtime; perhaps for lack of memory"
         text = f"child process {self.pid} {clause}"
-        if self._stderr.tail:
-            text += "; its last output:\n" + "\n".join(self._stderr.tail)
+        tail = self._messages.stderr_tail
+        if tail:
+            text += "; its last output:\n" + "\n".join(tail)
         return ChildCrashed(text, note=note, retryable=note != "memory_limit")
 
     def drain(self) -> None:
-        """Take in everything that a dead child left in its socket and pipes."""
-        while not self.is_silent and self._receive():
+        """Take in everything that a dead child left in its channel and pipes."""
+        self.is_doomed = True
+        while self._receive():
             pass
-        self._stdout.drain()
-        self._stderr.drain()
+        self._messages.drain()
 
     def close(self) -> None:
         """Release everything. The child is dead, or nobody may hear of it any more."""
         self.state = LEAVING
         self._cancel_timer()
+        self._cancel_upload()
         self._silence()
-        self._data.close()
-        self._control.close()
-        self._stdout.close()
-        self._stderr.close()
+        self._requests.close()
+        self._requests_child_end.close()
+        self._channel.close()
+        self._messages.close()
         self.close_child_ends()
 
     # Downwards
 
-    def _send(self, frame: bytes) -> None:
-        try:
-            sent = self._data.send(frame)
-        except BlockingIOError:
-            sent = 0
-        except OSError:
-            self._was_reset = True  # it can be read no more, so nothing of it was begun
-            self._pool.child_silent(self)
-            return
-        if sent < len(frame):
-            self._unsent = memoryview(frame)[sent:]
-            self._pool.loop.add_writer(self._data.fileno(), self._send_rest)
+    def _begin(self, work: Work) -> None:
+        """`work` is the first in the child: from now on it is what runs there."""
+        self.busy_since = time.perf_counter()
+        self.leave_reason = None
+        self._messages.begin_job(work.call.job)
+        if not work.has_begun:
+            work.has_begun = True
+            work.call.began()
 
-    def _send_rest(self) -> None:
+    def _send(self, work: Work, kind: int, payload: bytes, descriptor: int | None = None) -> None:
+        """Never blocks: the limits on what is in flight fit the socket's buffer."""
+        message = wire.REQUEST_HEADER.pack(kind, work.serial) + payload
         try:
-            sent = self._data.send(self._unsent)
-        except (BlockingIOError, InterruptedError):
-            return
-        except OSError:
-            self._was_reset = True
-            sent = len(self._unsent)  # the reader learns of the child's end
-        self._unsent = self._unsent[sent:]
-        if not self._unsent:
-            self._pool.loop.remove_writer(self._data.fileno())
+            if descriptor is None:
+                self._requests.send(message)
+            else:
+                socket.send_fds(self._requests, [message], [descriptor])
+        except OSError as error:
+            self._release(work)
+            self._pool.child_answered(self, work)
+            if not work.done():
+                work.set_exception(error)
 
-    def _upload_next(self, work: Work, descriptor: int, segments: list[memoryview]) -> None:
+    def _release(self, work: Work) -> None:
+        """`work` is out of the child again."""
+        self.in_flight.remove(work)
+        work.child = None
+        if not self.in_flight and self.state is BUSY:
+            self.state = LEAVING if self.is_doomed else IDLE
+
+    def _start_upload(self, work: Work, segments: list[memoryview]) -> None:
+        try:
+            self._upload = memory_file.Upload(segments)
+        except OSError as error:
+            self._finish(work, 0.0, None, error)
+            return
+        self._upload_next(work, self._upload)
+
+    def _upload_next(self, work: Work, upload: memory_file.Upload) -> None:
         """Copy a chunk and let the loop run; after the last, send the request."""
-        assert self._upload is not None
-        if self.state is LEAVING or work.done():
-            self._upload = None
-            os.close(descriptor)
+        if self._upload is not upload:  # cancelled
             return
         began = time.perf_counter()
         try:
-            more = next(self._upload, None) is not None
+            more = upload.step()
         except OSError as error:
-            self._upload = None
-            os.close(descriptor)
-            self._finish(work, 0, None, OSError(error.errno, f"arguments: {error.strerror}"))
+            self._cancel_upload()
+            self._finish(work, 0.0, None, error)
             return
         self._pool.transfer_s += time.perf_counter() - began
         if more:
-            self._pool.loop.call_soon(self._upload_next, work, descriptor, segments)
+            self._pool.loop.call_soon(self._upload_next, work, upload)
             return
-        self._upload = None
-        if work.rounds == 1:
-            work.call.began()
-        self.busy_since = time.perf_counter()
-        message = wire.CONTROL_MESSAGE.pack(wire.MEMORY, self._serial)
-        try:
-            socket.send_fds(self._control, [message], [descriptor])
-        except OSError:
-            self._was_reset = True
-            self._pool.child_silent(self)
-            return
-        finally:
-            os.close(descriptor)
-        payload = wire.encode_sizes(segments)
-        header = wire.REQUEST_HEADER.pack(len(payload), wire.RUN_SHARED, self._serial)
-        self._send(header + payload)
+        self._begin(work)
+        payload = wire.encode_sizes(upload.sizes)
+        self._send(work, wire.RUN_SHARED, payload, upload.descriptor)
+        self._cancel_upload()
 
-    def _terminate(self) -> None:
+    def _cancel_upload(self) -> None:
+        if self._upload is not None:
+            self._upload.close()
+            self._upload = None
+
+    def _isolate(self, work: Work) -> bool:
+        """Leave nothing in the child but `work`; whether it has begun there and not ended.
+
+        Danger: without this a signal that is meant for `work` could hit the one after it.
+        """
+        if self._upload is not None:
+            self._cancel_upload()
+            self._release(work)
+            self._pool.taken_back(self, [])
+            return False
+        taken = self.take_back()
+        while self._receive():
+            pass
+        self._pool.taken_back(self, [w for w in taken if w is not work])
+        return self.work is work
+
+    def _terminate(self, work: Work) -> None:
+        if not self._isolate(work):
+            return
         self.is_doomed = True
         self._pool.send_signal(self, signal.SIGTERM)
         self._timer = self._pool.loop.call_later(self._pool.term_grace_s, self.kill)
@@ -302,102 +371,88 @@ class ChildProcess:
 
     def _receive(self) -> bool:
         """Read once and handle whole frames; whether there may be more."""
+        if self.is_silent:
+            return False
         try:
-            data = self._data.recv(wire.READ_BYTES)
+            data = self._channel.recv(wire.READ_BYTES)
         except (BlockingIOError, InterruptedError):
             return False
-        except ConnectionResetError:  # it died with a request unread
-            self._was_reset = True
-            data = b""
         except OSError:
             data = b""
         if not data:
             self._silence()
             self._pool.child_silent(self)
             return False
+        is_full = len(data) == wire.READ_BYTES
         if self._unread:
             data = self._unread + data
         header = wire.ANSWER_HEADER
-        start = 0
-        while len(data) - start >= header.size:
+        start, size_all = 0, len(data)
+        while size_all - start >= header.size:
             size, kind, flags, run_s = header.unpack_from(data, start)
             end = start + header.size + size
-            if end > len(data):
+            if end > size_all:
                 break
             self._handle(kind, data[start + header.size : end], flags, run_s)
             start = end
         self._unread = data[start:]
-        return True
+        return is_full
 
     def _silence(self) -> None:
         if not self.is_silent:
             self.is_silent = True
-            self._pool.loop.remove_reader(self._data.fileno())
-            self._pool.loop.remove_writer(self._data.fileno())
+            self._pool.loop.remove_reader(self._channel.fileno())
 
     def _handle(self, kind: int, payload: bytes, flags: int, run_s: float) -> None:
-        if kind == wire.REPORT:
-            self._apply_report(payload)
+        if kind >= wire.RETURNED:
+            work = self.work
+            if work is None:
+                return
+            if flags & wire.WROTE_OUTPUT:
+                self._messages.drain()
+            if kind == wire.RETURNED:
+                self._finish(work, run_s, payload, None)
+            elif kind == wire.RETURNED_SHARED:
+                self._finish(work, run_s, *self._receive_shared(payload))
+            else:
+                self._finish(work, run_s, None, error_of(kind, payload))
+        elif kind == wire.REPORT:
+            if self.work is not None and not self.work.done():
+                self._messages.report(payload)
         elif kind == wire.LOG:
-            self._log(_log_line.decode(payload))
+            self._messages.log(payload)
         elif kind == wire.READY:
             self._pool.child_ready(self)
         elif kind == wire.SETUP_FAILED:
             self._pool.setup_failed(self, payload.decode("utf-8", "replace"))
         elif kind == wire.OUT_OF_MEMORY:
             self._is_out_of_memory = True  # its death, which follows, is the answer
-        elif self.work is not None:
-            if flags & wire.WROTE_OUTPUT:
-                self._stdout.drain()
-                self._stderr.drain()
-            self._answered(self.work, kind, payload, run_s)
 
-    def _answered(self, work: Work, kind: int, payload: bytes, run_s: float) -> None:
-        error: BaseException | None = None
-        if kind == wire.RETURNED_SHARED:  # the next job's memory must not come in between
-            self._finish(work, run_s, *self._receive_shared(payload))
-            return
-        if kind == wire.RETURNED:
-            self._finish(work, run_s, payload, None)
-            return
-        if kind == wire.RUN_AGAIN:
-            again = _again.decode(payload)
-            error = RunAgain(again.delay_s, uses_attempt=again.uses_attempt)
-        elif kind == wire.INTERRUPTED:
-            error = JobInterrupted(payload.decode("utf-8", "replace"))
-        else:
-            raised = _raised.decode(payload)
-            error = RemoteFailure(
-                raised.error_type,
-                raised.error,
-                lineage=raised.lineage,
-                traceback=raised.traceback,
-            )
-        self._finish(work, run_s, None, error)
-
-    def _finish(
-        self, work: Work, run_s: float, result: Any, error: BaseException | None
-    ) -> None:
+    def _finish(self, work: Work, run_s: float, result: Any, error: BaseException | None) -> None:
         """Give the child its next work first, so that it runs while this result is decoded."""
+        now = time.perf_counter()
         if self._timer is not None and not self.is_doomed:
             self._cancel_timer()
         if run_s:
-            self._pool.transfer_s += max(0.0, time.perf_counter() - self.busy_since - run_s)
-        self.work = None
-        work.child = None
+            self._pool.transfer_s += max(0.0, now - self.busy_since - run_s)
+        self.is_quick = run_s < PREFETCH_RUN_S_MAX
         self.jobs_done += 1
-        if self.state is BUSY:
-            self.state = LEAVING if self.is_doomed else IDLE
-        self._pool.child_free(self, work)
+        self._messages.end_job()
+        self._release(work)
+        if self.in_flight:
+            self._begin(self.in_flight[0])
+        self._pool.child_answered(self, work)
         if work.done():
             return
+        value: Any = None
         if error is None:
             try:
-                value = pickle.loads(result) if type(result) is bytes else result
-                if type(result) is list:
+                if type(result) is bytes:
+                    value = pickle.loads(result)
+                else:
                     value = wire.unpack_segments(result)
             except BaseException as raised:
-                error = _undecodable(raised)
+                error = undecodable(raised)
         if error is None:
             work.set_result(value)
         else:
@@ -405,67 +460,12 @@ class ChildProcess:
 
     def _receive_shared(self, payload: bytes) -> tuple[Any, BaseException | None]:
         try:
-            _, descriptors, _, _ = socket.recv_fds(self._control, wire.CONTROL_MESSAGE.size, 1)
+            _, descriptors = wire.receive(self._requests, 1, 1)
             if not descriptors:
                 raise OSError("too many open files to take in the result")
             return memory_file.read_segments(descriptors[0], wire.decode_sizes(payload)), None
         except (OSError, ValueError) as error:
             return None, error
-
-    def _apply_report(self, payload: bytes) -> None:
-        work = self.work
-        if work is None or work.done():
-            return
-        if self._reporter is None:
-            self._reporter = RecordReporter(work.call.job)
-        report = _report.decode(payload)
-        if report.progress is not None:
-            self._reporter.progress(report.progress)
-        for metric in report.metrics:
-            self._reporter.metric(metric)
-        if report.metrics_dropped:
-            work.call.job.activity_made().metrics_dropped += report.metrics_dropped
-
-    def _extra(self) -> dict[str, Any]:
-        job = None if self.work is None else self.work.call.job
-        return {
-            "job_id": None if job is None else job.id,
-            "task": None if job is None else job.task.name,
-            "child_pid": self.pid,
-        }
-
-    def _log(self, line: wire.LogLine) -> None:
-        logger = logging.getLogger(line.logger if line.logger != "root" else None)
-        if not logger.isEnabledFor(line.level):
-            return
-        record = logger.makeRecord(
-            line.logger, line.level, "(child)", 0, line.message, (), None, extra=self._extra()
-        )
-        record.created = line.created
-        record.exc_text = line.exception
-        logger.handle(record)
-
-    def _log_output(self, stream: str, line: str) -> None:
-        child_logger.info("%s", line, extra={**self._extra(), "stream": stream})
-
-
-def _undecodable(raised: BaseException) -> RemoteFailure:
-    """A result that the parent cannot unpickle fails its job, and only it."""
-    return RemoteFailure(
-        type(raised).__name__,
-        f"the result cannot be read in the parent process: {raised}"[:1000],
-        lineage=tuple(f"{kind.__module__}.{kind.__qualname__}" for kind in type(raised).__mro__),
-        traceback="",
-    )
-
-
-def _socket_pair(undo: contextlib.ExitStack) -> tuple[socket.socket, socket.socket]:
-    """Our end, which does not block, and the child's, which does."""
-    ours, theirs = socket.socketpair()
-    undo.callback(ours.close)
-    undo.callback(theirs.close)
-    ours.setblocking(False)
-    return ours, theirs
 
 
 def _pipe(undo: contextlib.ExitStack) -> tuple[int, int]:

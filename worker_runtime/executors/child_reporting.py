@@ -25,17 +25,17 @@ LOG_BYTES_MAX = 8192
 
 
 class Channel:
-    """The child's end of the data socket, for any thread."""
+    """The upward half of the channel, for any thread."""
 
-    def __init__(self, data: socket.socket) -> None:
-        self._data = data
+    def __init__(self, stream: socket.socket) -> None:
+        self._stream = stream
         self._lock = threading.Lock()
 
     def send(self, kind: int, payload: bytes = b"", flags: int = 0, run_s: float = 0.0) -> None:
         frame = wire.ANSWER_HEADER.pack(len(payload), kind, flags, run_s) + payload
         try:
             with self._lock:
-                self._data.sendall(frame)
+                self._stream.sendall(frame)
         except OSError:  # nobody listens: the parent is gone, and nothing more may be done for it
             os._exit(1)
 

@@ -20,11 +20,11 @@ from typing import NoReturn
 
 import msgspec
 
-from worker_runtime.executors import child, task_catalogue
+from worker_runtime.executors import child, task_catalogue, wire
 
 LENGTH = struct.Struct("<I")
 CHILD_DESCRIPTORS = 4
-"""What a fork order carries: data socket, control socket, stdout pipe, stderr pipe."""
+"""What a fork order carries: request socket, channel, stdout pipe, stderr pipe."""
 
 _PARENT_CHECK_S = 0.5
 _READ_BYTES = 65_536
@@ -168,9 +168,7 @@ class Forkserver:
     def _obey(self, selector: selectors.BaseSelector, wakeup: socket.socket) -> bool:
         """Carry out the orders that have come; False once the parent is gone."""
         try:
-            data, descriptors, _, _ = socket.recv_fds(
-                self._control, _READ_BYTES, CHILD_DESCRIPTORS
-            )
+            data, descriptors = wire.receive(self._control, _READ_BYTES, CHILD_DESCRIPTORS)
         except ConnectionResetError:
             return False
         if not data:

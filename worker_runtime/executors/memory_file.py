@@ -32,18 +32,37 @@ def create() -> int:
         return os.dup(file.fileno())
 
 
-def write_chunks(descriptor: int, segments: Sequence[memoryview]) -> Iterator[int]:
-    """Copy `segments` into the file, at most `CHUNK_BYTES` for each step of the iterator, which
-    yields the bytes written. Raises OSError where there is no space."""
-    offsets, total = layout([segment.nbytes for segment in segments])
-    os.ftruncate(descriptor, total)
-    for segment, start in zip(segments, offsets, strict=True):
-        octets = segment.cast("B") if segment.nbytes else segment
-        done = 0
-        while done < segment.nbytes:
-            written = os.pwrite(descriptor, octets[done : done + CHUNK_BYTES], start + done)
-            done += written
-            yield written
+class Upload:
+    """Copies segments into a new memory file, in steps of `CHUNK_BYTES`. Raises OSError where there
+    is no space; owns its descriptor until `close`."""
+
+    def __init__(self, segments: Sequence[memoryview]) -> None:
+        self.sizes = [segment.nbytes for segment in segments]
+        offsets, total = layout(self.sizes)
+        self.descriptor = create()
+        try:
+            os.ftruncate(self.descriptor, total)
+        except BaseException:
+            self.close()
+            raise
+        self._chunks = self._write(segments, offsets)
+
+    def step(self) -> bool:
+        """Copy one chunk; False where there was none left."""
+        return next(self._chunks, None) is not None
+
+    def close(self) -> None:
+        os.close(self.descriptor)
+
+    def _write(self, segments: Sequence[memoryview], offsets: Sequence[int]) -> Iterator[int]:
+        for segment, start in zip(segments, offsets, strict=True):
+            octets = segment.cast("B") if segment.nbytes else segment
+            done = 0
+            while done < segment.nbytes:
+                chunk = octets[done : done + CHUNK_BYTES]
+                written = os.pwrite(self.descriptor, chunk, start + done)
+                done += written
+                yield written
 
 
 def read_segments(descriptor: int, sizes: Sequence[int]) -> list[memoryview]:

@@ -11,6 +11,7 @@ sockets and stop ladder are `child_process`; starting and reaping are `spawner` 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import signal
@@ -24,7 +25,14 @@ import psutil
 
 from worker_runtime.errors import ConfigurationError, ExecutorFull
 from worker_runtime.executors import Call, wire
-from worker_runtime.executors.child_process import BUSY, IDLE, LEAVING, STARTING, ChildProcess, Work
+from worker_runtime.executors.child_process import (
+    BUSY,
+    IDLE,
+    LEAVING,
+    STARTING,
+    ChildProcess,
+    Work,
+)
 from worker_runtime.executors.spawner import Spawner, describe_status, retry_delay_s
 from worker_runtime.executors.task_catalogue import catalogue
 from worker_runtime.job import StopReason
@@ -33,8 +41,11 @@ from worker_runtime.task import TaskDefinition
 
 logger = logging.getLogger("worker_runtime.executors")
 
-_ROUNDS_MAX = 3
+_DEATHS_MAX = 3
 """Children that may die with a work unread before it counts as having crashed them."""
+
+_RECLAIM_S = 0.005
+"""How long a work may wait behind a running one before another free child gets it."""
 
 _CLOSE_MARGIN_S = 2.0
 _MEMORY_CHECK_S = 0.25
@@ -85,6 +96,7 @@ class ProcessExecutor:
         self._changed = asyncio.Event()
         self._is_closed = False
         self._abandoned: set[int] = set()
+        self._reclaim_timer: asyncio.TimerHandle | None = None
         self._restarts: Counter[str] = Counter()
         self._jobs_done = 0
         self._queue_wait_s = 0.0
@@ -136,10 +148,8 @@ class ProcessExecutor:
         work = self._works.get(call)
         if work is None:
             return
-        if work.child is None:  # still waiting for a child: nothing of it runs yet
-            call.interrupt()
-        else:
-            self._stop_work(work, reason.value)
+        if not self._stop_work(work, reason.value) and not work.done():
+            call.interrupt()  # nothing of it runs yet
 
     def abandon(self, call: Call) -> None:
         """Even SIGKILL did not end the child in time (it hangs in the kernel): do without it."""
@@ -164,7 +174,8 @@ class ProcessExecutor:
             "busy": sum(c.state is BUSY for c in children),
             "idle": len(self._idle),
             "starting": sum(c.state is STARTING for c in children),
-            "waiting": len(self._waiting),
+            "waiting": len(self._waiting)
+            + sum(max(0, len(c.in_flight) - 1) for c in self._children.values()),
             "abandoned": len(self._abandoned),
             "restarts": dict(self._restarts),
             "jobs_done": self._jobs_done,
@@ -178,7 +189,7 @@ class ProcessExecutor:
         """Stop what runs, let idle children leave their setup, then end every child that is left.
         Bounded by the two graces and two seconds more."""
         self._is_closed = True
-        for timer in (self._retry_timer, self._tend_timer):
+        for timer in (self._retry_timer, self._tend_timer, self._reclaim_timer):
             if timer is not None:
                 timer.cancel()
         for work in [w for w in self._works.values() if w.child is None]:
@@ -207,7 +218,7 @@ class ProcessExecutor:
     def child_forked(self, token: int, pid: int) -> None:
         child = self._children.get(token) or self._leaving.get(token)
         if child is not None:
-            child.pid = pid
+            child.set_pid(pid)
             self._by_pid[pid] = child
             if child.is_doomed or child.is_silent:
                 self._spawner.signal(pid, signal.SIGKILL)
@@ -237,7 +248,7 @@ class ProcessExecutor:
         self._failures = 0
         self._last_failure = ""
         child.state = IDLE
-        self._offer(child)
+        self._rest_or_leave(child)
         self._changed.set()
 
     def setup_failed(self, child: ChildProcess, text: str) -> None:
@@ -245,9 +256,47 @@ class ProcessExecutor:
         child.leave_reason = "setup_failed"
         self._leave(child)
 
-    def child_free(self, child: ChildProcess, work: Work) -> None:
+    def child_answered(self, child: ChildProcess, work: Work) -> None:
         self._works.pop(work.call, None)
         self._jobs_done += 1
+        if not child.in_flight:
+            self._rest_or_leave(child)
+        elif self._waiting and child.has_room(self._waiting[0]):
+            self._prefetch(child)
+
+    def taken_back(self, child: ChildProcess, works: list[Work]) -> None:
+        self._waiting.extendleft(reversed(works))
+        if child.state is IDLE and child not in self._idle:
+            self._rest_or_leave(child)
+        while self._waiting and self._idle:
+            self._run_next(self._idle.pop())
+
+    def child_silent(self, child: ChildProcess) -> None:
+        if child.is_orphan:  # nobody else will tell of its end
+            self.send_signal(child, signal.SIGKILL)
+            self.loop.call_soon(self._gone, child, None)
+        elif child.pid is not None:  # a dead one keeps its status; a living one is of no use
+            self._spawner.signal(child.pid, signal.SIGKILL)
+
+    def forsaken(self, work: Work) -> None:
+        if not self._stop_work(work, StopReason.CANCEL.value):
+            self._works.pop(work.call, None)
+            with contextlib.suppress(ValueError):
+                self._waiting.remove(work)
+
+    def send_signal(self, child: ChildProcess, number: int) -> None:
+        if child.pid is None:
+            return
+        if not child.is_orphan:
+            self._spawner.signal(child.pid, number)
+        elif not child.is_silent:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(child.pid, number)
+
+    # Deciding
+
+    def _rest_or_leave(self, child: ChildProcess) -> None:
+        """A child has nothing left to do: replace it where it is due, else give it what waits."""
         limits = self._settings
         if child.state is LEAVING:
             self._leave(child)
@@ -258,56 +307,61 @@ class ProcessExecutor:
         elif limits.recycle_memory_bytes and child.memory_bytes > limits.recycle_memory_bytes:
             self._retire(child, "memory_grown")
             self._fill()
+        elif self._is_closed:
+            self._retire(child, "closed")
         else:
             self._offer(child)
 
-    def child_silent(self, child: ChildProcess) -> None:
-        if child.is_orphan:  # nobody else will tell of its end
-            self.send_signal(child, signal.SIGKILL)
-            self.loop.call_soon(self._gone, child, None)
-        elif child.pid is not None:  # a dead one keeps its status; a living one is of no use
-            self._spawner.signal(child.pid, signal.SIGKILL)
-
-    def forsaken(self, work: Work) -> None:
-        if work.child is not None:
-            self._stop_work(work, StopReason.CANCEL.value)
-        else:
-            self._works.pop(work.call, None)
-            try:
-                self._waiting.remove(work)
-            except ValueError:
-                pass  # it was being handed over
-
-    def send_signal(self, child: ChildProcess, number: int) -> None:
-        if child.pid is None:
-            return
-        if not child.is_orphan:
-            self._spawner.signal(child.pid, number)
-        elif not child.is_silent:
-            try:
-                os.killpg(child.pid, number)
-            except ProcessLookupError:
-                pass
-
-    # Deciding
-
     def _offer(self, child: ChildProcess) -> None:
-        """Give a free child the work that waited longest, or rest."""
+        """Give an idle child the work that waited longest, or rest."""
         if self._waiting:
-            work = self._waiting.popleft()
-            self._queue_wait_s += time.perf_counter() - work.queued_at
-            child.run(work)
-        elif self._is_closed:
-            self._retire(child, "closed")
+            self._run_next(child)
+            if self._waiting and child.has_room(self._waiting[0]):
+                self._prefetch(child)
         else:
             child.idle_since = time.monotonic()
             self._idle.append(child)
 
-    def _stop_work(self, work: Work, reason: str) -> None:
-        assert work.child is not None
+    def _run_next(self, child: ChildProcess) -> None:
+        work = self._waiting.popleft()
+        self._queue_wait_s += time.perf_counter() - work.queued_at
+        child.run(work)
+
+    def _prefetch(self, child: ChildProcess) -> None:
+        """Fill a quick child's line. Not while children could still be added, nor past the number of
+        jobs after which it is replaced."""
+        if len(self._children) < self._size_max:
+            return
+        limit = self._settings.jobs_per_child_max
+        while self._waiting and child.has_room(self._waiting[0]):
+            if limit and child.jobs_done + len(child.in_flight) >= limit:
+                return
+            self._run_next(child)
+            if self._reclaim_timer is None:
+                self._reclaim_timer = self.loop.call_later(_RECLAIM_S, self._reclaim)
+
+    def _reclaim(self) -> None:
+        """Take back what waits in a child behind a job that is not so short after all."""
+        self._reclaim_timer = None
+        since = time.perf_counter() - _RECLAIM_S
+        lines = [child for child in self._children.values() if len(child.in_flight) > 1]
+        for child in lines:
+            if child.busy_since < since:
+                self.taken_back(child, child.take_back())
+        if lines and not self._is_closed:
+            self._reclaim_timer = self.loop.call_later(_RECLAIM_S, self._reclaim)
+
+    def _stop_work(self, work: Work, reason: str) -> bool:
+        """Stop a work that has begun; False where it has not."""
+        child = work.child
+        if child is None:
+            return False
         task = work.call.job.task
-        work.child.leave_reason = reason
-        work.child.stop(cooperates=task.is_async or task.signature.context_name is not None)
+        cooperates = task.is_async or task.signature.context_name is not None
+        if not child.stop(work, cooperates=cooperates):
+            return False
+        child.leave_reason = reason
+        return True
 
     def _fill(self) -> None:
         """Start children while fewer are there than the smallest number, or than work waits for."""
@@ -374,18 +428,22 @@ class ProcessExecutor:
         child.drain()
         if was_starting and child.state is STARTING and not self._is_closed:
             self._start_failed(f"a child process {describe_status(status)[0]} while it started")
-        work = child.take_unstarted()
-        if work is not None and not work.done() and work.rounds < _ROUNDS_MAX:
-            self._waiting.appendleft(work)
-        else:
-            work = work or child.work
-            if work is not None:
-                self._works.pop(work.call, None)
-                if not work.done() and child.token not in self._abandoned:
-                    work.set_exception(child.crashed(status))
-        if not was_starting and child.leave_reason != "closed":
+        unread = child.take_back()
+        for work in unread[:1]:
+            work.deaths += 1
+        work_lost = child.work
+        if unread and unread[0].deaths >= _DEATHS_MAX:
+            work_lost = unread.pop(0)
+        self._waiting.extendleft(reversed(unread))
+        if work_lost is not None:
+            self._works.pop(work_lost.call, None)
+            if not work_lost.done() and child.token not in self._abandoned:
+                work_lost.set_exception(child.crashed(status))
+        if not was_starting and child.leave_reason not in ("closed", "setup_failed"):
             self._restarts[child.leave_reason or "crashed"] += 1
         self._forget(child)
+        while self._waiting and self._idle:
+            self._run_next(self._idle.pop())
         self._fill()
 
     def _forget(self, child: ChildProcess) -> None:

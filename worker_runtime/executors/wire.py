@@ -1,16 +1,23 @@
 """What crosses between a parent and its own child process: frames, and values as pickle protocol 5.
 
-Two socket pairs join them. *Data* carries frames: a header, then the payload; one request at a time
-goes down, any number of reports and then one answer come up. *Control* carries stop orders down and
-the descriptors of memory files both ways, so that a stop never waits behind a large payload.
+Two socket pairs join them. *Requests* keeps message boundaries: each message down is one request,
+perhaps with the descriptor of a memory file; up it carries only descriptors. Because the parent
+holds the child's end too, it can take back a request that the child has not read, and whatever
+comes out of the socket on one side cannot come out on the other: that decides, for each request and
+even after the child's death, whether it began. *Channel* is a stream: frames of a header and a
+payload up, any number of reports and one answer for each request; stop orders down.
 
 Nothing from a network is ever decoded here: both ends are written by this package.
 """
 
 from __future__ import annotations
 
+import array
+import os
 import pickle
+import socket
 import struct
+import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -18,39 +25,38 @@ import msgspec
 
 from worker_runtime.job import Metric, Progress
 
-REQUEST_HEADER = struct.Struct("<IBI")
-"""Payload bytes, kind, serial number of the request."""
+REQUEST_HEADER = struct.Struct("<BI")
+"""Kind, serial number of the request. The payload is the rest of the message."""
 
 ANSWER_HEADER = struct.Struct("<IBBd")
 """Payload bytes, kind, flags, seconds that the function ran (0 where it is no answer)."""
 
-CONTROL_MESSAGE = struct.Struct("<BI")
-"""Kind, serial number of the request it is about."""
+STOP = struct.Struct("<I")
+"""A stop order: the serial number of the request it is about."""
 
-# Requests on the data socket
+# Requests
+QUIT = 0  # leave the setup and end
 RUN = 1  # payload: a pickled Request
-RUN_SHARED = 2  # payload: segment sizes; the descriptor comes over the control socket
+RUN_SHARED = 2  # payload: segment sizes; the memory file's descriptor is attached
 
-# Messages on the control socket
-STOP = 1
-MEMORY = 2  # one descriptor is attached
-
-# Answers on the data socket
+# Frames on the channel
 READY = 1
 SETUP_FAILED = 2  # payload: text
 REPORT = 3  # payload: Report
 LOG = 4  # payload: LogLine
-RETURNED = 5  # payload: the pickled value
-RETURNED_SHARED = 6  # payload: segment sizes; the descriptor comes over the control socket
-RAISED = 7  # payload: Raised
-RUN_AGAIN = 8  # payload: Again
-INTERRUPTED = 9  # payload: text
-OUT_OF_MEMORY = 10
+OUT_OF_MEMORY = 5
+# Answers, from here on
+RETURNED = 6  # payload: the pickled value
+RETURNED_SHARED = 7  # payload: segment sizes; the descriptor comes over the request socket
+RAISED = 8  # payload: Raised
+RUN_AGAIN = 9  # payload: Again
+INTERRUPTED = 10  # payload: text
 
 WROTE_OUTPUT = 1  # flag of an answer: stdout or stderr was written to
 
 READ_BYTES = 65_536
-INLINE_BYTES_MAX = 262_144
+INLINE_BYTES_MAX = 131_072
+REQUEST_BYTES_MAX = INLINE_BYTES_MAX + REQUEST_HEADER.size
 OUT_OF_BAND_BYTES_MIN = 65_536
 _ALIGNMENT = 64
 
@@ -84,6 +90,9 @@ class Report(msgspec.Struct, array_like=True, gc=False):
     metrics_dropped: int
 
 
+# SEQPACKET is refused by macOS; there a datagram pair keeps the boundaries.
+BOUNDED_SOCKET = socket.SOCK_SEQPACKET if sys.platform == "linux" else socket.SOCK_DGRAM
+
 _sizes = msgspec.msgpack.Decoder(list[int])
 
 
@@ -113,12 +122,31 @@ def unpack_segments(segments: Sequence[memoryview]) -> Any:
     return pickle.loads(segments[0], buffers=segments[1:])
 
 
-def encode_sizes(segments: Sequence[memoryview]) -> bytes:
-    return msgspec.msgpack.encode([segment.nbytes for segment in segments])
+def encode_sizes(sizes: Sequence[int]) -> bytes:
+    return msgspec.msgpack.encode(list(sizes))
 
 
-def decode_sizes(payload: bytes) -> list[int]:
+def decode_sizes(payload: bytes | memoryview) -> list[int]:
     return _sizes.decode(payload)
+
+
+def receive(
+    source: socket.socket, bytes_max: int, descriptors_max: int, flags: int = 0
+) -> tuple[bytes, list[int]]:
+    """A message and the descriptors attached to it, none of them inheritable.
+
+    `socket.recv_fds` ignores its flags.
+    """
+    descriptors = array.array("i")
+    message, ancillary, _, _ = source.recvmsg(
+        bytes_max, socket.CMSG_LEN(descriptors_max * descriptors.itemsize), flags
+    )
+    for level, kind, data in ancillary:
+        if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+            descriptors.frombytes(data[: len(data) - len(data) % descriptors.itemsize])
+    for descriptor in descriptors:
+        os.set_inheritable(descriptor, False)
+    return message, list(descriptors)
 
 
 def layout(sizes: Sequence[int]) -> tuple[list[int], int]:
