@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import msgspec
+
 from worker_runtime.attempt import Attempts, Middleware
 from worker_runtime.clock import Clock
 from worker_runtime.dispatcher import Dispatcher
@@ -12,6 +14,7 @@ from worker_runtime.errors import ConfigurationError
 from worker_runtime.events import EventHub
 from worker_runtime.executors import Executor
 from worker_runtime.executors.local import LoopExecutor, ThreadExecutor
+from worker_runtime.executors.process import ProcessExecutor
 from worker_runtime.finisher import Finisher
 from worker_runtime.intake import Intake
 from worker_runtime.job import Job
@@ -121,7 +124,7 @@ def _lanes(settings: Settings, registry: TaskRegistry) -> dict[str, Lane]:
 
 
 def _executors(settings: Settings, registry: TaskRegistry) -> dict[str, Executor]:
-    return {
+    executors: dict[str, Executor] = {
         "loop": LoopExecutor(stop_grace_s=settings.cancel_grace_s),
         "thread": ThreadExecutor(
             size=settings.default_threads,
@@ -129,6 +132,13 @@ def _executors(settings: Settings, registry: TaskRegistry) -> dict[str, Executor
             stop_grace_s=settings.cancel_grace_s,
         ),
     }
+    in_process = [task for task in registry if task.run_in == "process"]
+    if in_process:  # without such tasks nobody pays for children
+        limits = settings.process
+        if settings.processes is not None:
+            limits = msgspec.structs.replace(limits, size_max=settings.processes)
+        executors["process"] = ProcessExecutor(in_process, limits)
+    return executors
 
 
 def _store(settings: Settings) -> Store | None:
