@@ -1,0 +1,223 @@
+"""The three servers that `benchmarks.web` compares, each a process of its own.
+
+`python -m benchmarks.web_servers NAME` listens on a free port of 127.0.0.1, prints it, and serves
+until it is killed. All three answer the same three paths with documents of the same fields:
+
+bare     an aiohttp application whose handlers decode, call the no-op and encode, with the same
+         msgspec types as ours: what a person writes who needs no jobs
+ours     the whole application with every dialect, the no-op being a registered task
+fastapi  FastAPI on uvicorn (uvloop, httptools), pydantic models for bodies and answers
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import sys
+import time
+import uuid
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Any
+
+import msgspec
+import uvicorn
+import uvloop
+from aiohttp import web
+from fastapi import FastAPI
+from pydantic import BaseModel
+
+from worker_runtime import Runtime, Settings, State, task
+from worker_runtime.web import build_app
+from worker_runtime.web.native_wire import BatchItem, JobDocument, NewJob
+from worker_runtime.web.sandbox import TaskAnswer, TaskRequest
+
+
+@task(name="task")
+async def sandbox_noop(id: str, weight: float) -> None:
+    pass
+
+
+@task
+async def noop() -> None:
+    pass
+
+
+def _document(started_at: datetime) -> JobDocument:
+    now = datetime.now(UTC)
+    return JobDocument(
+        id=uuid.uuid4().hex,
+        task="noop",
+        queue="default",
+        priority="normal",
+        state=State.COMPLETED,
+        attempt=1,
+        created_at=started_at,
+        started_at=started_at,
+        ended_at=now,
+    )
+
+
+def bare_app() -> web.Application:
+    decode_task = msgspec.json.Decoder(TaskRequest).decode
+    decode_job = msgspec.json.Decoder(NewJob).decode
+    decode_batch = msgspec.json.Decoder(list[NewJob]).decode
+    encode = msgspec.json.Encoder().encode
+
+    async def run_task(request: web.Request) -> web.Response:
+        call = decode_task(await request.read())
+        started_at = time.perf_counter()
+        await sandbox_noop(call.id or "", call.weight or 1.0)
+        ms = int((time.perf_counter() - started_at) * 1000)
+        answer = TaskAnswer(call.id or "", "worker-1", "#10b981", ms, ms, datetime.now(UTC))
+        return web.Response(body=encode(answer), content_type="application/json")
+
+    async def run_job(request: web.Request) -> web.Response:
+        decode_job(await request.read())
+        started_at = datetime.now(UTC)
+        await noop()
+        return web.Response(body=encode(_document(started_at)), content_type="application/json")
+
+    async def run_batch(request: web.Request) -> web.Response:
+        items = []
+        for _ in decode_batch(await request.read()):
+            started_at = datetime.now(UTC)
+            await noop()
+            items.append(BatchItem(200, _document(started_at)))
+        return web.Response(body=encode(items), content_type="application/json")
+
+    app = web.Application()
+    app.router.add_post("/task", run_task)
+    app.router.add_post("/v1/jobs", run_job)
+    app.router.add_post("/v1/jobs/batch", run_batch)
+    return app
+
+
+async def our_app() -> web.Application:
+    settings = Settings(concurrency=64, queue_capacity=100_000)
+    runtime = Runtime([sandbox_noop, noop], settings=settings)
+    await runtime.start()
+    return build_app(runtime)
+
+
+class _Task(BaseModel):
+    id: str = ""
+    weight: float | None = 1.0
+
+
+class _TaskAnswer(BaseModel):
+    id: str
+    worker: str
+    color: str
+    processing_time_ms: int
+    processingTimeMs: int  # noqa: N815
+    timestamp: datetime
+
+
+class _Job(BaseModel):
+    task: str
+    args: list[Any] = []
+    kwargs: dict[str, Any] = {}
+
+
+class _JobAnswer(BaseModel):
+    id: str
+    task: str = "noop"
+    queue: str = "default"
+    priority: str = "normal"
+    state: str = "completed"
+    attempt: int = 1
+    created_at: datetime
+    due_at: datetime | None = None
+    started_at: datetime
+    ended_at: datetime
+    progress: None = None
+    reason: str | None = None
+    error_type: str | None = None
+    error: str | None = None
+    note: str | None = None
+    label: str | None = None
+    result: Any = None
+    result_error: str | None = None
+
+
+class _Item(BaseModel):
+    status: int
+    job: _JobAnswer
+
+
+def fastapi_app() -> FastAPI:
+    app = FastAPI()
+
+    async def done() -> _JobAnswer:
+        started_at = datetime.now(UTC)
+        await noop()
+        return _JobAnswer(
+            id=uuid.uuid4().hex,
+            created_at=started_at,
+            started_at=started_at,
+            ended_at=datetime.now(UTC),
+        )
+
+    @app.post("/task")
+    async def run_task(call: _Task) -> _TaskAnswer:
+        started_at = time.perf_counter()
+        await sandbox_noop(call.id, call.weight or 1.0)
+        ms = int((time.perf_counter() - started_at) * 1000)
+        return _TaskAnswer(
+            id=call.id,
+            worker="worker-1",
+            color="#10b981",
+            processing_time_ms=ms,
+            processingTimeMs=ms,
+            timestamp=datetime.now(UTC),
+        )
+
+    @app.post("/v1/jobs")
+    async def run_job(job: _Job) -> _JobAnswer:
+        return await done()
+
+    @app.post("/v1/jobs/batch")
+    async def run_batch(jobs: list[_Job]) -> list[_Item]:
+        return [_Item(status=200, job=await done()) for _ in jobs]
+
+    return app
+
+
+async def _serve_aiohttp(app: web.Application, sock: socket.socket) -> None:
+    runner = web.AppRunner(app, access_log=None)
+    await runner.setup()
+    await web.SockSite(runner, sock).start()
+    await asyncio.Event().wait()
+
+
+async def _serve_bare(sock: socket.socket) -> None:
+    await _serve_aiohttp(bare_app(), sock)
+
+
+async def _serve_ours(sock: socket.socket) -> None:
+    await _serve_aiohttp(await our_app(), sock)
+
+
+async def _serve_fastapi(sock: socket.socket) -> None:
+    config = uvicorn.Config(fastapi_app(), http="httptools", access_log=False, log_level="error")
+    await uvicorn.Server(config).serve(sockets=[sock])
+
+
+SERVERS: dict[str, Callable[[socket.socket], Any]] = {
+    "bare": _serve_bare,
+    "ours": _serve_ours,
+    "fastapi": _serve_fastapi,
+}
+
+
+def main(name: str) -> None:
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        sock.listen(1024)
+        print(sock.getsockname()[1], flush=True)
+        uvloop.run(SERVERS[name](sock))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])
