@@ -36,6 +36,7 @@ def test_python(tmp_path: Path, source: str, output: str) -> None:
     program.write_text(source)
     done = subprocess.run(
         [sys.executable, "-W", "error", program],
+        cwd=tmp_path,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
