@@ -41,12 +41,16 @@ def refusal(*arguments: str, env: Mapping[str, str] | None = None) -> str:
 
 
 @pytest.mark.skipif(shutil.which("curl") is None, reason="the printed commands need curl")
-async def test_the_commands_it_prints_work_as_printed() -> None:
-    async with start_server_process() as server:
+@pytest.mark.parametrize("env", [{}, {"WORKER_TOKEN": "a secret"}])
+async def test_the_commands_it_prints_work_as_printed(env: dict[str, str]) -> None:
+    async with start_server_process(env=env) as server:
         commands = re.findall(r"^ +(curl .*)$", server.log, re.MULTILINE)
         assert len(commands) == 3
+        shell = {**os.environ, **env}
         outputs = [
-            subprocess.run(command, shell=True, capture_output=True, text=True, check=True).stdout
+            subprocess.run(
+                command, shell=True, env=shell, capture_output=True, text=True, check=True
+            ).stdout
             for command in commands
         ]
         assert '"result":5' in outputs[0]
@@ -87,6 +91,17 @@ async def test_metrics_port_serves_metrics_and_nothing_else() -> None:
         async with http.get(f"{server.url}/metrics") as answer:
             assert "worker_runtime_jobs_accepted_total" in await answer.text()
         assert await server.stop() == 0
+
+
+async def test_a_token_guards_the_metrics_port_too() -> None:
+    port = free_port()
+    env = {"METRICS_PORT": str(port), "WORKER_TOKEN": "secret"}
+    async with start_server_process(TARGET, env=env), aiohttp.ClientSession() as http:
+        url = f"http://127.0.0.1:{port}/metrics"
+        async with http.get(url) as answer:
+            assert answer.status == 401
+        async with http.get(url, headers={"Authorization": "Bearer secret"}) as answer:
+            assert answer.status == 200
 
 
 async def test_json_logs_are_json_lines() -> None:

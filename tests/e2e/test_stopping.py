@@ -115,11 +115,13 @@ async def test_a_job_that_ignores_its_stop_does_not_keep_the_process(
         (tmp_path / "uvloop.py").write_text("raise ImportError")
     async with start_server_process(TARGET, env=env, cwd=tmp_path) as server:
         args = [] if task == "stubborn" else [60]
-        assert (await post(http, server, task, *args))[0] == 202
+        waiting = asyncio.create_task(post(http, server, task, *args, wait_s=60))
         await eventually(lambda: running_count(http, server))
         began_at = time.monotonic()
         assert await server.stop(15) == 0
         assert time.monotonic() - began_at < 15
+        status, job = await waiting
+        assert (status, job["state"]) == (200, "cancelled")
         assert "1 running jobs were interrupted" in server.log
         assert ("uvloop is not installed" in server.log) == (loop == "asyncio")
 
