@@ -7,7 +7,7 @@ then one C call, and its result is what the task receives.
 
 from __future__ import annotations
 
-import enum
+import functools
 import inspect
 import re
 import types
@@ -145,6 +145,8 @@ class Signature:
                 raise InvalidArguments(f"argument names must be text, not {name!r}")
             if name in by_position and name not in self._positional_only:
                 raise InvalidArguments(f"argument `{name}` is given twice")
+            if name == self.context_name:
+                raise InvalidArguments(f"argument `{name}` is the context, which nobody passes")
             if name not in self._by_keyword and self._extra is None:
                 allowed = ", ".join(sorted(self._by_keyword)) or "none"
                 raise InvalidArguments(
@@ -162,15 +164,10 @@ class Signature:
         try:
             return msgspec.convert(given, struct, builtin_types=() if wire else _NATIVE_TYPES)
         except msgspec.ValidationError as error:
-            problem = error
-        except (RecursionError, OverflowError) as error:
-            raise InvalidArguments(f"arguments cannot be checked: {error}") from None
-        try:  # convert takes an Enum's value, not its member: unwrap members and look again
-            return msgspec.convert(
-                _enum_values(given), struct, builtin_types=() if wire else _NATIVE_TYPES
-            )
-        except (msgspec.ValidationError, RecursionError):
-            raise InvalidArguments(self._explain(str(problem))) from None
+            raise InvalidArguments(self._explain(str(error))) from None
+        except Exception as error:  # an argument's own hook or property may raise anything
+            kind = type(error).__name__
+            raise InvalidArguments(f"the arguments cannot be checked: {kind}") from None
 
     def _explain(self, message: str) -> str:
         """msgspec's sentence, its `$[0].x` or `$.name.x` path turned into an argument's name."""
@@ -209,7 +206,13 @@ def _resolve(fn: Callable[..., Any], parameters: list[inspect.Parameter]) -> dic
     One by one, because `typing.get_type_hints` gives up on all when one name is missing, which is
     usual for names imported under TYPE_CHECKING.
     """
-    scope = getattr(inspect.unwrap(fn), "__globals__", {})
+    inner: Any = fn
+    while isinstance(inner, functools.partial):
+        inner = inner.func
+    inner = inspect.unwrap(inner)
+    if not hasattr(inner, "__globals__"):  # an object that can be called
+        inner = getattr(type(inner), "__call__", inner)
+    scope = getattr(inner, "__globals__", {})
     return {p.name: _resolve_one(p, scope) for p in parameters}
 
 
@@ -263,12 +266,3 @@ def _checkable(hint: Any) -> Any:
         return Any
     return hint
 
-
-def _enum_values(value: Any) -> Any:
-    if isinstance(value, enum.Enum):
-        return value.value
-    if type(value) is dict:
-        return {_enum_values(k): _enum_values(v) for k, v in value.items()}
-    if type(value) in (list, tuple, set, frozenset):
-        return type(value)(_enum_values(v) for v in value)
-    return value
