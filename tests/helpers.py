@@ -12,7 +12,7 @@ import sys
 import tempfile
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import TypeVar, overload
 
@@ -68,10 +68,13 @@ class ServerProcess:
         self.port = port
         self.url = f"http://127.0.0.1:{port}"
         self._log_path = log_path
+        self._final_log = ""
 
     @property
     def log(self) -> str:
-        """Everything the process has written to stdout and stderr so far."""
+        """Everything the process has written to stdout and stderr so far; also after the end."""
+        if not self._log_path.exists():
+            return self._final_log
         return self._log_path.read_text(errors="replace")
 
     @property
@@ -102,6 +105,13 @@ class ServerProcess:
             self.process.kill()
         self.process.wait()
 
+    def end(self) -> None:
+        """Kill what is left, children included, and keep the log."""
+        with suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait()
+        self._final_log = self.log
+
 
 @asynccontextmanager
 async def start_server_process(
@@ -114,8 +124,8 @@ async def start_server_process(
     """`python -m worker_runtime run ARGUMENTS` on a free port of 127.0.0.1, ready to serve.
 
     `env` is added to the test's own environment; modules in `cwd` can be named as TARGET. What is
-    still running at the end is killed. A process that ends before it is ready fails the test with
-    what it logged.
+    still running at the end is killed, children included. A process that ends before it is ready
+    fails the test with what it logged.
     """
     port = free_port() if port is None else port
     command = [sys.executable, "-m", "worker_runtime", "run", *arguments]
@@ -132,13 +142,14 @@ async def start_server_process(
                 stderr=subprocess.STDOUT,
                 cwd=cwd,
                 env=environment,
+                start_new_session=True,  # a process group of its own, so that `end` finds it all
             )
         server = ServerProcess(process, port, log_path)
         try:
             await _wait_ready(server, ready_within_s)
             yield server
         finally:
-            server.kill()
+            server.end()
 
 
 async def _wait_ready(server: ServerProcess, timeout_s: float) -> None:
