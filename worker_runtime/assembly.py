@@ -16,9 +16,12 @@ from worker_runtime.executors import Executor
 from worker_runtime.executors.local import LoopExecutor, ThreadExecutor
 from worker_runtime.executors.process import ProcessExecutor
 from worker_runtime.finisher import Finisher
+from worker_runtime.forecast import Forecast
 from worker_runtime.intake import Intake
 from worker_runtime.job import Job
+from worker_runtime.overload import OverloadControl
 from worker_runtime.registry import TaskRegistry, Tasks
+from worker_runtime.resources import Resources
 from worker_runtime.settings import Settings
 from worker_runtime.slots import Lane
 from worker_runtime.stores import Store
@@ -44,11 +47,13 @@ class Parts:
     dispatcher: Dispatcher
     intake: Intake
     clock: Clock
+    resources: Resources
+    overload: OverloadControl
 
 
 def assemble(settings: Settings, tasks: Tasks, middleware: Sequence[Middleware]) -> Parts:
     """Build the parts and connect them. Nothing is opened yet. Raises ConfigurationError."""
-    registry = TaskRegistry(queue=DEFAULT_QUEUE, timeout_s=settings.task_timeout_s)
+    registry = TaskRegistry(queue=DEFAULT_QUEUE, timeout_s=settings.default_task_timeout_s)
     registry.add_all(tasks)
     lanes = _lanes(settings, registry)
     table = JobTable(
@@ -88,7 +93,16 @@ def assemble(settings: Settings, tasks: Tasks, middleware: Sequence[Middleware])
     dispatcher = Dispatcher(
         lanes, attempts, finisher, events, clock, abandoned_max=settings.abandoned_max
     )
-    intake = Intake(registry, table, dispatcher, events, clock)
+    resources = Resources(interval_s=settings.health_check_interval_s)
+    forecast = Forecast(registry)
+    overload = OverloadControl(
+        forecast,
+        max_cpu_percent=settings.max_cpu_percent,
+        max_memory_percent=settings.max_memory_percent,
+        sampled_every_s=settings.health_check_interval_s,
+    )
+    resources.listeners.append(overload.observe)
+    intake = Intake(registry, table, dispatcher, events, clock, forecast, overload)
     return Parts(
         settings,
         registry,
@@ -102,6 +116,8 @@ def assemble(settings: Settings, tasks: Tasks, middleware: Sequence[Middleware])
         dispatcher,
         intake,
         clock,
+        resources,
+        overload,
     )
 
 

@@ -95,11 +95,24 @@ class PayloadTooLarge(Refused):
 
 
 class Unavailable(Refused):
-    """Not now; the same call may succeed after `retry_after_s` seconds."""
+    """Not now; the same call may succeed after `retry_after_s` seconds.
 
-    def __init__(self, message: str, *, retry_after_s: float = 1.0) -> None:
+    `position` is the place in line that the job would have had, `predicted_wait_s` how long it
+    would have waited there; None where that is not known.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        retry_after_s: float = 1.0,
+        position: int | None = None,
+        predicted_wait_s: float | None = None,
+    ) -> None:
         super().__init__(message)
         self.retry_after_s = retry_after_s
+        self.position = position
+        self.predicted_wait_s = predicted_wait_s
 
 
 class QueueFull(Unavailable):

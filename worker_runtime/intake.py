@@ -18,10 +18,11 @@ from worker_runtime.errors import (
     UnknownQueue,
 )
 from worker_runtime.events import EventHub
+from worker_runtime.forecast import Forecast
 from worker_runtime.job import Job
 from worker_runtime.job_id import JobIds, check_job_id
+from worker_runtime.overload import OverloadControl
 from worker_runtime.registry import TaskRegistry
-from worker_runtime.slots import Lane
 from worker_runtime.table import JobTable
 
 PLAIN = EnqueueOptions()
@@ -40,6 +41,8 @@ class Intake:
         dispatcher: Dispatcher,
         events: EventHub,
         clock: Clock,
+        forecast: Forecast,
+        overload: OverloadControl,
     ) -> None:
         self._clock = clock
         self._registry = registry
@@ -50,7 +53,9 @@ class Intake:
         self._ids = JobIds()
         self._order = 0
         self.is_open = False
-        self.admission: Callable[[Lane, EnqueueOptions], None] | None = None
+        self._forecast = forecast
+        self._overload = overload
+        self._is_limited = overload.has_limits
 
     def accept(
         self, task: Callable[..., Any] | str, args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -74,7 +79,7 @@ class Intake:
         now = monotonic() + self._clock.offset_s
         job_id = self._ids.make(now)
         job = Job(job_id, definition, args, named, queue, definition.priority, order, now)
-        if lane.queue.waiting >= lane.capacity or self.admission is not None or not self.is_open:
+        if lane.queue.waiting >= lane.capacity or self._is_limited or not self.is_open:
             self.check_room(job, PLAIN)
         self._table.jobs[job_id] = job
         definition.tally.accepted += 1
@@ -146,9 +151,12 @@ class Intake:
             if waiting + count - free > lane.capacity:
                 raise QueueFull(
                     f"queue {lane.name!r} is full: {waiting} jobs wait, {lane.capacity} may",
+                    retry_after_s=self._forecast.retry_after_s(lane),
+                    position=lane.queue.ahead_of(job.priority) + 1,
+                    predicted_wait_s=self._forecast.wait_s(lane, job.priority),
                 )
-        if self.admission is not None:
-            self.admission(lane, options)
+        if self._is_limited or job.options is not None:
+            self._overload.check(job, lane)
 
     def admit(self, job: Job) -> None:
         """Keep the job in the table and let it run."""

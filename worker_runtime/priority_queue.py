@@ -118,6 +118,11 @@ class PriorityQueue:
                         return place
         return None
 
+    def ahead_of(self, priority: int) -> int:
+        """How many ready jobs would start before one of `priority` that is pushed now. Withdrawn
+        ones may still be counted."""
+        return sum(len(line) for line in self._lines[: priority + 1])
+
     def _pop_aged(self, now: float) -> Job | None:
         # Within a line the oldest stands first, so only the heads can win.
         assert self.aging_s is not None

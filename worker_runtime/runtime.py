@@ -168,6 +168,9 @@ class Runtime(Enqueuer):
         self._exits.callback(self._watchdog.stop)
         housekeeping = asyncio.create_task(self._keep_house(), name="housekeeping")
         self._exits.callback(housekeeping.cancel)
+        if parts.overload.has_limits:
+            parts.resources.start()
+        self._exits.push_async_callback(parts.resources.stop)
         self._intake.is_open = True
 
     async def stop(self, within_s: float | None = None) -> None:

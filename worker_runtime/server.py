@@ -19,7 +19,7 @@ from worker_runtime.listening import bind, check_exposure, local_url_of, refusal
 from worker_runtime.runtime import Runtime
 from worker_runtime.settings import Settings
 from worker_runtime.stop_signals import StopSignals
-from worker_runtime.web.mount import build_app
+from worker_runtime.web.mount import build_app, tell_listening
 
 logger = logging.getLogger("worker_runtime.server")
 
@@ -119,6 +119,7 @@ class _Server:
         self._settings = settings
         self._sockets = sockets
         app = build_app(runtime, settings)
+        self._app = app
         self._api = _runner(app)
         self._metrics = _runner(_only_metrics(app))
 
@@ -144,6 +145,7 @@ class _Server:
                     host, port = bound.getsockname()[:2]
                     raise refusal(host, port, error) from error
                 logger.info("%s: %s on %s", self._settings.name, name, url_of(bound))
+        tell_listening(self._app, local_url_of(self._sockets.api[0]))
 
     async def stop(self) -> None:
         """Stop the runtime while new requests are still told so, then answer and close."""

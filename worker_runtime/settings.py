@@ -7,6 +7,7 @@ table is the only place where a variable, its range and its default meet.
 from __future__ import annotations
 
 import os
+import secrets
 import socket
 import typing
 from collections.abc import Mapping
@@ -119,6 +120,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     max_cpu_percent: Annotated[float, _env("MAX_CPU_PERCENT", gt=0, le=100)] | None = None
     max_memory_percent: Annotated[float, _env("MAX_MEMORY_PERCENT", gt=0, le=100)] | None = None
     health_check_interval_s: Annotated[float, _env("HEALTH_CHECK_INTERVAL", gt=0, le=3600)] = 30.0
+    backend_check_interval_s: Annotated[float, _env("WORKER_BACKEND_CHECK", gt=0, le=3600)] = 10.0
 
     # Logs
     log_level: Annotated[
@@ -164,6 +166,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
                 found = _read(source, _variables(hint), hint)
                 if found is not None:
                     values[field] = found
+        if "backend_url" in values or explicit.get("backend_url") is not None:
+            values.setdefault("name", _fleet_name(values))
         explicit = {k: v for k, v in explicit.items() if v is not None}
         return checked(cls(**values), **explicit)
 
@@ -175,9 +179,21 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         return _DEFAULT_PORT[self.dialects[0]] if self.dialects else 8080
 
     @property
+    def is_vera_first(self) -> bool:
+        return self.dialects[:1] == ("vera",)
+
+    @property
     def default_concurrency(self) -> int:
-        """`concurrency`; where that is not given, the number of threads that was; else 10."""
-        return self.concurrency or self.threads or 10
+        """`concurrency`; where that is not given, the number of threads that was; else 10, or what
+        Vera's guide says where vera is the first dialect."""
+        return self.concurrency or self.threads or (4 if self.is_vera_first else 10)
+
+    @property
+    def default_task_timeout_s(self) -> float | None:
+        """`task_timeout_s`; where that is not given, what Vera's guide says or no limit."""
+        if self.task_timeout_s is None and self.is_vera_first:
+            return 300.0
+        return self.task_timeout_s
 
     @property
     def default_threads(self) -> int:
@@ -195,6 +211,12 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         except OSError:
             return False
         return all(str(a[4][0]).startswith("127.") or a[4][0] == "::1" for a in found)
+
+
+def _fleet_name(values: Mapping[str, Any]) -> str:
+    """A name for a worker that was given none: a backend keeps its workers by name, so that two
+    with one default name would count as one."""
+    return f"{values.get('worker_type') or 'worker'}-worker-{secrets.token_hex(4)}"
 
 
 def checked(settings: Settings, **changes: Any) -> Settings:

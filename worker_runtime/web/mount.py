@@ -18,7 +18,9 @@ from worker_runtime.metrics import exposition
 from worker_runtime.runtime import Runtime
 from worker_runtime.settings import Settings
 from worker_runtime.web.native import Native
+from worker_runtime.web.operations import Operations
 from worker_runtime.web.sandbox import Sandbox
+from worker_runtime.web.vera import Vera
 from worker_runtime.web.wire import (
     JSON_TYPE,
     Dialect,
@@ -33,8 +35,13 @@ from worker_runtime.web.wire import (
 NATIVE_PREFIX = "/v1"
 
 # A dialect to come needs its class here and its word in `settings.Dialect`, nothing else.
-DIALECTS: dict[str, Callable[[Runtime, Settings], Dialect]] = {"sandbox": Sandbox}
+DIALECTS: dict[str, Callable[[Runtime, Settings], Dialect]] = {
+    "sandbox": Sandbox,
+    "vera": Vera,
+    "operations": Operations,
+}
 
+_OPERATIONS = web.AppKey("operations", list[Operations])
 _OPEN_TO_ANY_ORIGIN = {hdrs.ACCESS_CONTROL_ALLOW_ORIGIN: "*"}
 
 
@@ -73,13 +80,21 @@ def build_app(runtime: Runtime, settings: Settings | None = None) -> web.Applica
         add_dialect(app, dialect, settings.token)
         site.refusals.update((route.path, dialect.refuse) for route in dialect.routes())
     app.router.add_route("*", "/{path:.*}", guarded(site.no_route, problem, settings.token))
+    app[_OPERATIONS] = [dialect for dialect in dialects if isinstance(dialect, Operations)]
     return app
+
+
+def tell_listening(app: web.Application, url: str) -> None:
+    """Tell an application of `build_app` that it is reached at `url` from now on."""
+    for dialect in app[_OPERATIONS]:
+        dialect.listening(url)
 
 
 def add_dialect(app: web.Application, dialect: Dialect, token: str | None = None) -> None:
     """Put one dialect's routes on the application's own router, and its life into the app's."""
     for route in dialect.routes():
-        exempt = route.method == hdrs.METH_OPTIONS  # a browser's preflight carries no token
+        # A browser's preflight carries no token.
+        exempt = route.method == hdrs.METH_OPTIONS or route.path in dialect.open_paths
         handler = guarded(route.handler, dialect.refuse, None if exempt else token)
         _add_route(app, route.method, route.path, handler)
     app.cleanup_ctx.append(_open(dialect))

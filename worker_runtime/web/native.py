@@ -42,6 +42,7 @@ class Native:
     """Jobs, queues and tasks of one runtime under `prefix`."""
 
     name = "native"
+    open_paths: frozenset[str] = frozenset()
 
     def __init__(self, runtime: Runtime, settings: Settings, *, prefix: str) -> None:
         self._runtime = runtime

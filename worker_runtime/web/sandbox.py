@@ -89,6 +89,7 @@ class Sandbox:
     """Runs the registered task called `task` for each `POST /task` and answers when it is done."""
 
     name = "sandbox"
+    open_paths: frozenset[str] = frozenset()
 
     def __init__(self, runtime: Runtime, settings: Settings) -> None:
         self._runtime = runtime

@@ -46,16 +46,23 @@ class Rejection(Exception):
     code     a word for programs, for example `queue_full`
     detail   a sentence for people: what is wrong and what is allowed
     headers  to send along
+    fields   further facts for programs, for example the place in line
     """
 
     def __init__(
-        self, status: int, code: str, detail: str, headers: Mapping[str, str] | None = None
+        self,
+        status: int,
+        code: str,
+        detail: str,
+        headers: Mapping[str, str] | None = None,
+        fields: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__(detail)
         self.status = status
         self.code = code
         self.detail = detail
         self.headers = headers
+        self.fields = fields or {}
 
 
 # The first class that fits counts, so subclasses come before their bases.
@@ -82,10 +89,10 @@ def rejection_of(error: BaseException) -> Rejection:
         return error
     for kind, status, code in _STATUS_OF:
         if isinstance(error, kind):
-            headers = None
             if isinstance(error, errors.Unavailable):
-                headers = {"Retry-After": str(max(1, round(error.retry_after_s)))}
-            return Rejection(status, code, str(error), headers)
+                retry_after = {"Retry-After": str(max(1, round(error.retry_after_s)))}
+                return Rejection(status, code, str(error), retry_after, _outlook(error))
+            return Rejection(status, code, str(error))
     if isinstance(error, web.HTTPException):
         allow = error.headers.get(hdrs.ALLOW)
         headers = None if allow is None else {"Allow": allow}
@@ -93,6 +100,16 @@ def rejection_of(error: BaseException) -> Rejection:
     if isinstance(error, RequestPayloadError):
         return Rejection(400, "malformed_body", f"the body's framing is broken: {error}")
     return Rejection(500, "internal_error", "the worker failed to answer; its log says why")
+
+
+def _outlook(error: errors.Unavailable) -> dict[str, Any]:
+    """Where the job would have stood and how long it would have waited, as far as it is known."""
+    facts: dict[str, Any] = {}
+    if error.position is not None:
+        facts["position"] = error.position
+    if error.predicted_wait_s is not None:
+        facts["predicted_wait_s"] = round(error.predicted_wait_s, 3)
+    return facts
 
 
 class Dialect(Protocol):
@@ -105,9 +122,11 @@ class Dialect(Protocol):
     metrics_document  the JSON form of `GET /metrics`, where the contract has one, else None
     refuse            an answer in the dialect's shape
     open, close       around the life of the app
+    open_paths        its paths that are served without the token
     """
 
     name: str
+    open_paths: frozenset[str]
 
     def routes(self) -> Sequence[web.RouteDef]: ...
     def health(self) -> Mapping[str, Any]: ...
@@ -366,6 +385,7 @@ def problem_document(rejection: Rejection) -> dict[str, Any]:
         "status": rejection.status,
         "detail": rejection.detail,
         "code": rejection.code,
+        **rejection.fields,
     }
 
 

@@ -1,0 +1,83 @@
+"""HTTP requests to machines that need not be honest: bounded in time and size, never redirected."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from typing import Any
+
+import aiohttp
+import msgspec
+
+_decode = msgspec.json.Decoder().decode
+_encode = msgspec.json.Encoder().encode
+_TEXT_CHARS_MAX = 200
+
+
+class FetchFailed(Exception):
+    """No usable answer: no connection, too slow, too large or not JSON; the text says which."""
+
+
+class Fetched(msgspec.Struct, frozen=True):
+    """An answer. `headers` has lower-case names."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+    def json(self) -> Any:
+        """The decoded body. Raises FetchFailed where it is not JSON."""
+        try:
+            return _decode(self.body)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+            raise FetchFailed(f"the answer is not JSON: {error}") from None
+
+    def text(self) -> str:
+        """The beginning of the body, for a log line."""
+        return " ".join(self.body[:_TEXT_CHARS_MAX].decode("utf-8", "replace").split())
+
+
+async def fetch(
+    session: aiohttp.ClientSession,
+    method: str,
+    url: str,
+    *,
+    timeout_s: float,
+    bytes_max: int,
+    json: Any = None,
+    token: str | None = None,
+) -> Fetched:
+    """Send one request and read the whole answer, whatever its status. Raises FetchFailed."""
+    headers = {"Accept": "application/json"}
+    if token is not None:
+        headers["Authorization"] = f"Bearer {token}"
+    body = None
+    if json is not None:
+        body = _encode(json)
+        headers["Content-Type"] = "application/json"
+    try:
+        async with (
+            asyncio.timeout(timeout_s),
+            session.request(
+                method, url, data=body, headers=headers, allow_redirects=False
+            ) as response,
+        ):
+            data = await _read(response, bytes_max)
+            named = {name.lower(): value for name, value in response.headers.items()}
+            return Fetched(response.status, named, data)
+    except TimeoutError:
+        raise FetchFailed(f"no answer within {timeout_s:g} s") from None
+    except (aiohttp.ClientError, OSError, ValueError) as error:
+        raise FetchFailed(f"{type(error).__name__}: {error}"[:_TEXT_CHARS_MAX]) from None
+
+
+async def _read(response: aiohttp.ClientResponse, bytes_max: int) -> bytes:
+    parts: list[bytes] = []
+    size = 0
+    async for part in response.content.iter_any():
+        size += len(part)
+        if size > bytes_max:
+            response.close()
+            raise FetchFailed(f"the answer is larger than the {bytes_max} bytes allowed")
+        parts.append(part)
+    return b"".join(parts)
