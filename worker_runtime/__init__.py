@@ -12,6 +12,7 @@ async with Runtime([greet]) as runtime:
 """
 
 from worker_runtime.context import JobContext
+from worker_runtime.cron import CronInfo, cron
 from worker_runtime.enqueue import Call, call
 from worker_runtime.errors import (
     ConfigurationError,
@@ -48,6 +49,7 @@ __version__ = "0.1.0"
 __all__ = [
     "Call",
     "ConfigurationError",
+    "CronInfo",
     "Event",
     "InvalidArguments",
     "InvalidJob",
@@ -86,5 +88,6 @@ __all__ = [
     "WorkerRuntimeError",
     "__version__",
     "call",
+    "cron",
     "task",
 ]

@@ -9,6 +9,7 @@ import msgspec
 
 from worker_runtime.attempt import Attempts, Middleware
 from worker_runtime.clock import Clock
+from worker_runtime.cron import Schedule, schedules_of
 from worker_runtime.dispatcher import Dispatcher
 from worker_runtime.errors import ConfigurationError
 from worker_runtime.events import EventHub
@@ -46,6 +47,7 @@ class Parts:
     finisher: Finisher
     dispatcher: Dispatcher
     intake: Intake
+    schedules: list[Schedule]
     clock: Clock
     resources: Resources
     overload: OverloadControl
@@ -115,6 +117,7 @@ def assemble(settings: Settings, tasks: Tasks, middleware: Sequence[Middleware])
         finisher,
         dispatcher,
         intake,
+        schedules_of(registry),
         clock,
         resources,
         overload,

@@ -15,6 +15,7 @@ import msgspec
 
 from worker_runtime.assembly import assemble
 from worker_runtime.attempt import Middleware
+from worker_runtime.cron import CronInfo, CronService
 from worker_runtime.enqueue import Call, EnqueueOptions, Enqueuer, TaskRef, enqueue_options
 from worker_runtime.errors import (
     ConfigurationError,
@@ -127,6 +128,12 @@ class Runtime(Enqueuer):
         self._lifespan = lifespan
         self._exits = AsyncExitStack()
         self._unattended: set[asyncio.Task[None]] = set()
+        self._cron = CronService(
+            self.parts.schedules,
+            enqueue=self._enqueue_tick,
+            load=self._load_tick,
+            note=self._note_tick,
+        )
         self._watchdog = Watchdog(
             self.parts.dispatcher.job_of_task, warn_s=settings.loop_lag_warn_s
         )
@@ -172,6 +179,8 @@ class Runtime(Enqueuer):
             parts.resources.start()
         self._exits.push_async_callback(parts.resources.stop)
         self._intake.is_open = True
+        await self._cron.start()
+        self._exits.push_async_callback(self._cron.stop)
 
     async def stop(self, within_s: float | None = None) -> None:
         """Stop: accept and start nothing more, let running jobs end for `within_s` seconds, then
@@ -465,6 +474,10 @@ class Runtime(Enqueuer):
         """The job's place in line, 1 for the next to start; None when it is not ready."""
         return self._lane(job.queue).queue.position(job) if job.state is QUEUED else None
 
+    def crons(self) -> list[CronInfo]:
+        """The cron schedules, with their last and next ticks."""
+        return [schedule.info() for schedule in self.parts.schedules]
+
     def subscribe(self, *, buffer: int = 1000) -> Subscription:
         """Every transition of every job: `async with runtime.subscribe() as events: async for ...`.
 
@@ -529,6 +542,17 @@ class Runtime(Enqueuer):
             self._intake.check_same(stored, job)
             return stored
         return known
+
+    async def _enqueue_tick(self, task: TaskDefinition, job_id: str) -> None:
+        await self.enqueue_with(EnqueueOptions(job_id=job_id), task.name)
+
+    async def _load_tick(self, schedule: str) -> float | None:
+        text = None if self._store is None else await self._store.load_note(f"cron:{schedule}")
+        return None if text is None else float(text)
+
+    async def _note_tick(self, schedule: str, tick: float) -> None:
+        if self._store is not None:
+            await self._store.save_note(f"cron:{schedule}", repr(tick))
 
     async def _keep_house(self) -> None:
         """What has to be done about once a second, busy or idle."""

@@ -265,4 +265,3 @@ def _checkable(hint: Any) -> Any:
     except Exception:
         return Any
     return hint
-

@@ -211,9 +211,7 @@ class Child:
         if answer == wire.OUT_OF_MEMORY:
             os._exit(_OUT_OF_MEMORY_EXIT_CODE)
 
-    def _decode(
-        self, kind: int, payload: memoryview, ancillary: list[Ancillary]
-    ) -> wire.Request:
+    def _decode(self, kind: int, payload: memoryview, ancillary: list[Ancillary]) -> wire.Request:
         request: wire.Request
         if kind == wire.RUN:
             request = pickle.loads(payload)

@@ -15,8 +15,8 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from collections.abc import Sequence
+from typing import Protocol
 
 import msgspec
 
@@ -308,5 +308,3 @@ def describe_status(status: int | None) -> tuple[str, str]:
         return f"was killed by signal {number} ({name})", name.lower()
     code = os.WEXITSTATUS(status)
     return f"exited with code {code} before it answered", f"exit_{code}"
-
-

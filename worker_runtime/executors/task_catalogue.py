@@ -45,7 +45,9 @@ class TaskCatalogue(msgspec.Struct, frozen=True):
     main_path: str | None = None
 
 
-def catalogue(tasks: Iterable[TaskDefinition], setup: Callable[..., Any] | str | None) -> TaskCatalogue:
+def catalogue(
+    tasks: Iterable[TaskDefinition], setup: Callable[..., Any] | str | None
+) -> TaskCatalogue:
     """Describe `tasks` and `setup` for children. Raises ConfigurationError for what a child could
     not find."""
     if _loading:
@@ -68,7 +70,9 @@ def catalogue(tasks: Iterable[TaskDefinition], setup: Callable[..., Any] | str |
     if "__main__" in modules:
         del modules["__main__"]
         main_name, main_path = _main_source()
-        sys.modules.setdefault(MAIN_ALIAS, sys.modules["__main__"])  # results name their class by it
+        sys.modules.setdefault(
+            MAIN_ALIAS, sys.modules["__main__"]
+        )  # results name their class by it
     return TaskCatalogue(tuple(modules), tuple(references), encoded_setup, main_name, main_path)
 
 
@@ -114,7 +118,9 @@ def _resolve(path: str) -> Callable[..., Any]:
         for name in attribute.split("."):
             found = getattr(found, name)
     except (ImportError, AttributeError, ValueError) as error:
-        raise ConfigurationError(f"process setup {path!r} must be module:function: {error}") from error
+        raise ConfigurationError(
+            f"process setup {path!r} must be module:function: {error}"
+        ) from error
     if not callable(found):
         raise ConfigurationError(f"process setup {path!r} must name a function, not {found!r}")
     return found  # type: ignore[no-any-return]

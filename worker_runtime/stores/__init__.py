@@ -63,6 +63,14 @@ class Store(Protocol):
         """An ended job that is no longer in memory."""
         ...
 
+    async def load_note(self, key: str) -> str | None:
+        """What `save_note` last kept under `key`; None where it never did."""
+        ...
+
+    async def save_note(self, key: str, text: str) -> None:
+        """Keep a short text beside the jobs, as durable as they are."""
+        ...
+
     def statistics(self) -> dict[str, Any]: ...
 
     async def close(self) -> None:

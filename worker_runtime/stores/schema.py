@@ -58,7 +58,11 @@ def _create(connection: sqlite3.Connection) -> None:
         connection.execute(statement)
 
 
-MIGRATIONS: tuple[Migration, ...] = (_create,)
+def _add_notes(connection: sqlite3.Connection) -> None:
+    connection.execute("CREATE TABLE worker_notes (key TEXT PRIMARY KEY, text TEXT NOT NULL)")
+
+
+MIGRATIONS: tuple[Migration, ...] = (_create, _add_notes)
 """The n-th brings a file of version n to version n + 1. Append only."""
 
 

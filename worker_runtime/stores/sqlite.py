@@ -186,6 +186,20 @@ class SqliteStore:
     async def find(self, job_id: str) -> Job | None:
         return await self.archive.find(job_id)
 
+    async def load_note(self, key: str) -> str | None:
+        rows = await self._reader.rows("SELECT text FROM worker_notes WHERE key = ?", (key,))
+        return None if not rows else str(rows[0][0])
+
+    async def save_note(self, key: str, text: str) -> None:
+        def work(connection: sqlite3.Connection) -> None:
+            connection.execute(
+                "INSERT INTO worker_notes VALUES (?, ?)"
+                " ON CONFLICT (key) DO UPDATE SET text = excluded.text",
+                (key, text),
+            )
+
+        await self._journal.call(work)
+
     def statistics(self) -> dict[str, Any]:
         """`waiting` jobs have a change that is not committed; `unavailable` says why new jobs are
         refused; the bytes are those of the file and of its log."""
