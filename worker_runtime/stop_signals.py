@@ -9,6 +9,7 @@ import os
 import queue
 import signal
 import threading
+import time
 from collections.abc import Callable
 from types import FrameType, TracebackType
 from typing import Any
@@ -16,14 +17,17 @@ from typing import Any
 from worker_runtime.log_setup import log_now
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+# One request to stop often arrives twice: from the terminal or container to the whole process
+# group, and passed on by a parent such as make.
+_ONE_REQUEST_S = 0.05
 
 
 class StopSignals:
     """Handles the stop signals for the length of a `with` block, then restores what was there.
 
-    The first signal calls `on_stop` on the loop. A second one ends the process at once, with exit
-    code 128 plus its number. If the block has not ended `ends_within_s` seconds after the first,
-    the process ends with exit code 1.
+    The first signal calls `on_stop` on the loop. A second one, unless it is an echo of the first,
+    ends the process at once with exit code 128 plus its number. If the block has not ended
+    `ends_within_s` seconds after the first, the process ends with exit code 1.
 
     These are Python's own handlers rather than `loop.add_signal_handler`, because a job that blocks
     the loop would make the process deaf to the latter. Assumes the main thread.
@@ -39,7 +43,7 @@ class StopSignals:
         self._loop = loop
         self._on_stop = on_stop
         self._last_resort = _LastResort(ends_within_s)
-        self._is_stopping = False
+        self._stopping_since: float | None = None
         self._previous: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> StopSignals:
@@ -59,10 +63,13 @@ class StopSignals:
         self._last_resort.disarm()
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
-        if self._is_stopping:
+        now = time.monotonic()
+        if self._stopping_since is not None:
+            if now - self._stopping_since < _ONE_REQUEST_S:
+                return
             log_now(logging.WARNING, f"{signal.Signals(number).name} again: ending at once")
             os._exit(128 + number)
-        self._is_stopping = True
+        self._stopping_since = now
         self._last_resort.arm()
         self._loop.call_soon_threadsafe(self._on_stop)
 

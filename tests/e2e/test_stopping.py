@@ -157,6 +157,14 @@ async def test_a_second_signal_ends_at_once(
         assert f"{number.name} again" in server.log
 
 
+async def test_a_signal_that_arrives_twice_is_one_request(http: aiohttp.ClientSession) -> None:
+    async with start_server_process(TARGET) as server:
+        server.signal(signal.SIGTERM)  # as from a container to the process group,
+        server.signal(signal.SIGINT)  # and as passed on by a parent
+        assert await server.wait() == 0
+        assert "again" not in server.log
+
+
 async def test_jobs_that_are_not_due_in_time_do_not_delay_the_end(
     tmp_path: Path, http: aiohttp.ClientSession
 ) -> None:
