@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import msgspec
@@ -20,10 +20,18 @@ Row = list[Any]
 
 class Accept(msgspec.Struct, gc=False, eq=False):
     """Jobs accepted together: all are kept or none. `future` is None where they were acknowledged
-    before they are kept, so that they cannot be refused any more."""
+    before they are kept, so that they cannot be refused any more. `others` are the futures of
+    callers that asked for the same jobs; each has its own, because a caller may cancel it."""
 
     places: Sequence[int]
     future: asyncio.Future[None] | None
+    others: list[asyncio.Future[None]] | None = None
+
+    def waiting(self) -> Iterator[asyncio.Future[None]]:
+        """The futures that nobody has cancelled."""
+        for future in (self.future, *(self.others or ())):
+            if future is not None and not future.done():
+                yield future
 
 
 class Batch:
@@ -35,7 +43,7 @@ class Batch:
     starts   (attempt, started_at) of rows that the file has, applied last
     ended    how many more ended jobs there are, by (queue, is_failed)
 
-    A job has at most one start and one `then` in a batch: it waits for either to be committed.
+    Assumes that nothing is recorded of a job between a change of it and the commit of that change.
     """
 
     __slots__ = (
@@ -68,14 +76,14 @@ class Batch:
         self.accepts.append(Accept(places, future))
 
     def start(self, place: int, attempt: int, started_at: float | None) -> None:
-        row = self.new.get(place) or self.revived.get(place)
+        row = self.new.get(place)
         if row is not None:
             mark_started(row, attempt, started_at)
         else:
             self.starts[place] = (attempt, started_at)
 
     def change(self, place: int, columns: Columns) -> None:
-        row = self.new.get(place) or self.revived.get(place)
+        row = self.new.get(place)
         if row is not None:
             change_row(row, columns)
         else:
@@ -83,13 +91,7 @@ class Batch:
             self.changes[place] = columns
 
     def revive(self, row: Row) -> None:
-        place = row[0]
-        if place in self.new:
-            self.new[place] = row
-        else:
-            self.starts.pop(place, None)
-            self.changes.pop(place, None)
-            self.revived[place] = row
+        self.revived[row[0]] = row
 
     def accept_of(self, place: int) -> Accept | None:
         """The acceptance of a new job in this batch."""
@@ -100,8 +102,7 @@ class Batch:
     def absorb(self, newer: Batch) -> None:
         """Take over everything from a batch recorded after this one."""
         self.new.update(newer.new)
-        for row in newer.revived.values():
-            self.revive(row)
+        self.revived.update(newer.revived)
         for place, columns in newer.changes.items():
             self.change(place, columns)
         for place, (attempt, started_at) in newer.starts.items():

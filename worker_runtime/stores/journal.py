@@ -94,13 +94,14 @@ class Journal:
         self._batch.ended[queue, is_failed] += 1
 
     def acceptance_of(self, place: int) -> asyncio.Future[None] | None:
-        """What an accepted job still waits for; None where it is kept already."""
+        """A future for one more caller that waits until a job is kept; None where it is already, or
+        was acknowledged without."""
         for batch in (self._batch, *self._handed_over):
             accept = batch.accept_of(place)
             if accept is not None and accept.future is not None:
-                if accept.future.cancelled():  # by a caller that went away; the job stays
-                    accept.future = self._loop.create_future()
-                return accept.future
+                future = self._loop.create_future()
+                accept.others = [*(accept.others or ()), future]
+                return future
         return None
 
     async def call(self, work: Callable[[sqlite3.Connection], T]) -> T:
@@ -159,8 +160,8 @@ class Journal:
 
     def committed(self, batch: Batch, handed_over: Batch | None, missing: set[int]) -> None:
         for accept in batch.accepts:
-            if accept.future is not None and not accept.future.done():
-                accept.future.set_result(None)
+            for future in accept.waiting():
+                future.set_result(None)
         for place, future in batch.start_futures.items():
             if future.done():  # its awaiter was cancelled
                 continue
@@ -192,11 +193,11 @@ class Journal:
         self._returned.set()
 
     def _fail(self, batch: Batch, error: Callable[[], Exception]) -> None:
-        for future in (
-            *(accept.future for accept in batch.accepts),
-            *batch.start_futures.values(),
-        ):
-            if future is not None and not future.done():
+        for accept in batch.accepts:
+            for future in accept.waiting():
+                future.set_exception(error())
+        for future in batch.start_futures.values():
+            if not future.done():
                 future.set_exception(error())
 
     def _show(self, batch: Batch) -> None:

@@ -29,7 +29,7 @@ class Retention:
         self._count_max = count_max
         self._ttl_s = ttl_s
         self._counts: Counter[tuple[str, bool]] = Counter()
-        self._age_checked_at = 0.0
+        self._age_checked_at = time.monotonic()
 
     def load(self, connection: sqlite3.Connection) -> None:
         """Count what the file holds."""

@@ -17,6 +17,8 @@ Migration = Callable[[sqlite3.Connection], None]
 
 SQLITE_VERSION_MIN = (3, 35, 0)  # UPDATE ... FROM, RETURNING
 
+OUR_TABLES = frozenset({"worker_jobs", "worker_schema"})
+
 # Above this size a check of the whole file would delay the start by seconds.
 _CHECKED_BYTES_MAX = 64 << 20
 

@@ -151,7 +151,7 @@ class SqliteStore:
     async def acknowledged(self, job: Job) -> None:
         acceptance = self._journal.acceptance_of(job.order)
         if acceptance is not None:
-            await asyncio.shield(acceptance)
+            await acceptance
 
     def record_started(self, job: Job) -> asyncio.Future[None]:
         return self._journal.start(job.order, job.attempt, job.started_at)

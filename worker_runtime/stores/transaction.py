@@ -13,6 +13,7 @@ from typing import Any
 from worker_runtime.errors import JobConflict, StoreUnavailable, WorkerRuntimeError
 from worker_runtime.job import Job
 from worker_runtime.stores.batch import Row
+from worker_runtime.stores.schema import OUR_TABLES
 from worker_runtime.stores.statements import insert
 from worker_runtime.stores.writer import settle, unavailable_reason
 
@@ -33,6 +34,7 @@ _WRITES = frozenset(
         sqlite3.SQLITE_UPDATE,
         sqlite3.SQLITE_DELETE,
         sqlite3.SQLITE_DROP_TABLE,
+        sqlite3.SQLITE_ALTER_TABLE,
         sqlite3.SQLITE_CREATE_INDEX,
         sqlite3.SQLITE_CREATE_TRIGGER,
     }
@@ -168,7 +170,7 @@ class StoreTransaction:
         if self._is_ours:
             return sqlite3.SQLITE_OK
         touches_ours = action in _WRITES and any(
-            name is not None and name.lower().startswith("worker_") for name in (one, two)
+            name is not None and name.lower() in OUR_TABLES for name in (one, two)
         )
         return sqlite3.SQLITE_DENY if action in _FORBIDDEN or touches_ours else sqlite3.SQLITE_OK
 
