@@ -43,9 +43,9 @@ class ChildMessages:
         return self._stderr.tail
 
     def begin_job(self, job: Job) -> None:
-        self._job = job
         self._stdout.begin_job()
         self._stderr.begin_job()
+        self._job = job
 
     def end_job(self) -> None:
         self._job = None

@@ -35,6 +35,9 @@ class OutputReader:
         loop.add_reader(descriptor, self._read)
 
     def begin_job(self) -> None:
+        """What comes from now on is another job's."""
+        if self._partial:
+            self._take_partial()
         if self._lines:
             self._lines = 0
             self.tail.clear()
@@ -45,8 +48,7 @@ class OutputReader:
             if not self._read():
                 break
         if self._partial:
-            self._line(self._partial)
-            self._partial = b""
+            self._take_partial()
         dropped = self._lines - LINES_PER_JOB_MAX
         if dropped > 0:
             self._sink(f"{dropped} more lines of output dropped")
@@ -80,6 +82,10 @@ class OutputReader:
             self._line(self._partial[:LINE_BYTES_MAX])
             self._partial = self._partial[LINE_BYTES_MAX:]
         return len(data) == _READ_BYTES
+
+    def _take_partial(self) -> None:
+        line, self._partial = self._partial, b""
+        self._line(line)
 
     def _line(self, line: bytes) -> None:
         text = line[:LINE_BYTES_MAX].decode("utf-8", "replace").rstrip("\r")
