@@ -109,7 +109,8 @@ class ChildProcess:
         self.state = STARTING
         self.is_orphan = False
         self.is_silent = False
-        self.is_doomed = False  # a signal is on its way: whatever it answers, it gets no more work
+        self.is_doomed = False  # dead, or a signal is on its way: it gets no more work
+        self._was_signalled = False
         self.is_quick = False
         self.in_flight: deque[Work] = deque()  # the first is running
         self.jobs_done = 0
@@ -233,7 +234,7 @@ class ChildProcess:
 
     def kill(self, reason: str | None = None) -> None:
         """SIGKILL. What was only in its line runs elsewhere; what it has answered, counts."""
-        self.is_doomed = True
+        self.is_doomed = self._was_signalled = True
         self._pool.taken_back(self, self.take_back())
         while self._receive():
             pass
@@ -246,7 +247,7 @@ class ChildProcess:
         clause, note = describe_status(status)
         if self._is_out_of_memory or self.leave_reason == "memory_limit":
             clause, note = "ran out of the memory it is allowed", "memory_limit"
-        elif note == "sigkill" and not self.is_doomed:
+        elif note == "sigkill" and not self._was_signalled:
             clause += ", not by this runtime; perhaps for lack of memory"
         text = f"child process {self.pid} {clause}"
         tail = self._messages.stderr_tail
@@ -357,7 +358,7 @@ class ChildProcess:
     def _terminate(self, work: Work) -> None:
         if not self._isolate(work):
             return
-        self.is_doomed = True
+        self.is_doomed = self._was_signalled = True
         self._pool.send_signal(self, signal.SIGTERM)
         self._timer = self._pool.loop.call_later(self._pool.term_grace_s, self.kill)
 
