@@ -52,15 +52,26 @@ class LoopExecutor:
 
 
 class _Work:
-    """One call on its way to a thread and its result on the way back."""
+    """One call on its way to a thread and its result on the way back.
 
-    __slots__ = ("call", "context", "future", "is_abandoned")
+    Holds what the thread needs: the call itself may serve another job by the time a thread that
+    nobody waits for any more gets to look.
+    """
+
+    __slots__ = ("call", "context", "future", "is_abandoned", "job", "variables")
 
     def __init__(self, call: Call, future: asyncio.Future[Any]) -> None:
         self.call = call
+        self.job = call.job
+        self.context = call.context
         self.future = future
-        self.context = contextvars.copy_context()
+        self.variables = contextvars.copy_context()
         self.is_abandoned = False
+
+    def tell_if_cancelled(self, future: asyncio.Future[Any]) -> None:
+        """A middleware's timeout, for example, cancels the wait alone: the thread is told."""
+        if future.cancelled() and self.context is not None:
+            self.context.stop()
 
 
 class _Worker(threading.Thread):
@@ -78,13 +89,13 @@ class _Worker(threading.Thread):
         while (work := self.inbox.get()) is not None:
             error: BaseException | None = None
             value: Any = None
-            job, context = work.call.job, work.call.context
+            job = work.job
             try:
-                value = work.context.run(job.task.call, context, job.args, job.kwargs)
+                value = work.variables.run(job.task.call, work.context, job.args, job.kwargs)
             except BaseException as raised:
                 error = raised
             self._pool.returned(self, work, value, error)
-            del work, job, context, value, error  # a thread that waits must hold nothing
+            del work, job, value, error  # a thread that waits must hold nothing
 
 
 class ThreadExecutor:
@@ -103,7 +114,7 @@ class ThreadExecutor:
         self._size = size
         self._abandoned_max = abandoned_max
         self._idle: list[_Worker] = []
-        self._busy: dict[Call, tuple[_Worker, _Work]] = {}
+        self._busy: set[_Work] = set()
         self._waiting: deque[_Work] = deque()
         self._abandoned = 0
         self._made = 0
@@ -120,9 +131,7 @@ class ThreadExecutor:
 
     def start(self, call: Call) -> asyncio.Future[Any]:
         if self._is_closed or self._available == 0:
-            raise ExecutorFull(
-                f"no thread is left: {self._abandoned} are held by tasks that did not stop"
-            )
+            raise self._no_thread_left()
         assert self._loop is not None, "open() comes first"
         work = _Work(call, self._loop.create_future())
         if self._idle or len(self._busy) < self._available:
@@ -134,14 +143,15 @@ class ThreadExecutor:
     def stop(self, call: Call, reason: StopReason) -> None:
         if call.context is not None:
             call.context.stop()
-        if call not in self._busy:  # still waiting for a thread: nothing of it runs yet
+        if self._running_work(call) is None:  # it waits for a thread: nothing of it runs yet
             call.interrupt()
 
     def abandon(self, call: Call) -> None:
-        worker_and_work = self._busy.pop(call, None)
-        if worker_and_work is None:
+        work = self._running_work(call)
+        if work is None:
             return
-        worker_and_work[1].is_abandoned = True
+        work.is_abandoned = True
+        self._busy.discard(work)
         self._abandoned += 1
         logger.warning(
             "thread abandoned: job %s (%s) did not stop; %d such threads",
@@ -150,6 +160,9 @@ class ThreadExecutor:
             self._abandoned,
         )
         self._start_waiting()
+        if self._available == 0:  # perhaps for ever: say so instead of letting them wait
+            while self._waiting:
+                _settle(self._waiting.popleft().future, None, self._no_thread_left())
 
     def returned(
         self, worker: _Worker, work: _Work, value: Any, error: BaseException | None
@@ -183,7 +196,9 @@ class ThreadExecutor:
             self._made += 1
             worker = _Worker(self, self._made)
             worker.start()
-        self._busy[work.call] = (worker, work)
+        self._busy.add(work)
+        if work.context is not None:
+            work.future.add_done_callback(work.tell_if_cancelled)
         work.call.began()
         worker.inbox.put(work)
 
@@ -193,13 +208,21 @@ class ThreadExecutor:
         if work.is_abandoned:
             self._abandoned -= 1
         else:
-            self._busy.pop(work.call, None)
-            _settle(work.future, value, error)
+            self._busy.discard(work)
+        _settle(work.future, value, error)
         if self._is_closed or len(self._busy) + len(self._idle) >= self._available:
             worker.inbox.put(None)
         else:
             self._idle.append(worker)
         self._start_waiting()
+
+    def _running_work(self, call: Call) -> _Work | None:
+        return next((w for w in self._busy if w.call is call and not w.future.done()), None)
+
+    def _no_thread_left(self) -> ExecutorFull:
+        return ExecutorFull(
+            f"no thread is left: {self._abandoned} are held by tasks that did not stop"
+        )
 
     def _start_waiting(self) -> None:
         while self._waiting and (self._idle or len(self._busy) < self._available):
