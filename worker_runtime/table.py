@@ -16,7 +16,7 @@ import msgspec
 from worker_runtime.errors import ShuttingDown, Unavailable
 from worker_runtime.job import Job, State
 
-_PRUNED_AT_A_TIME = 100
+_PRUNED_AT_A_TIME = 1000
 
 
 class Page(msgspec.Struct, frozen=True):
@@ -49,9 +49,9 @@ class JobTable:
 
     def get(self, job_id: str) -> Job | None:
         job = self.jobs.get(job_id)
-        if job is not None and job.ended_at is not None:
-            self.prune(time.time())
-            return self.jobs.get(job_id)
+        if job is not None and job.ended_at is not None and self._has_passed(job, time.time()):
+            self.forget(job)
+            return None
         return job
 
     def wait(self, job: Job) -> asyncio.Future[None]:
@@ -91,19 +91,20 @@ class JobTable:
             self._ended_by_ttl.setdefault(ttl_s, deque()).append(job)
         if self._kept < self._history_count_max:
             self._kept += 1
-        elif self._ended:
+        elif not self._ended_by_ttl:
             oldest = self._ended.popleft()
             del self.jobs[oldest.id]
         else:
-            self._drop_oldest_with_ttl()
+            self._drop_oldest()
 
     def revive(self, job: Job) -> None:
         """Take an ended job out of the history: it is going to run again."""
-        for line in (self._ended, *self._ended_by_ttl.values()):
-            if job in line:  # jobs compare by identity
-                line.remove(job)
-                self._kept -= 1
-                return
+        ttl_s = ttl_of(job)
+        line = self._ended if ttl_s is None else self._ended_by_ttl.get(ttl_s, ())
+        if job in line:  # jobs compare by identity
+            line.remove(job)  # type: ignore[union-attr]
+            self._kept -= 1
+            self._drop_empty_lines()
 
     def release_waiters(self) -> None:
         """Tell those who wait for jobs that will not end in this process. Raises in them."""
@@ -129,6 +130,7 @@ class JobTable:
                 del self.jobs[line.popleft().id]
                 self._kept -= 1
                 budget -= 1
+        self._drop_empty_lines()
 
     def page(self, matches: Callable[[Job], bool], *, limit: int, after: str | None = None) -> Page:
         """Up to `limit` jobs that match, newest first, continuing after the job id `after`.
@@ -141,10 +143,12 @@ class JobTable:
         return Page(jobs, str(jobs[-1].order) if more else None)
 
     def _newest_first(self, matches: Callable[[Job], bool], after: str | None) -> Iterator[Job]:
-        self.prune(time.time())
+        now = time.time()
+        self.prune(now)
         below = None if after is None else int(after)
         for job in reversed(self.jobs.values()):
-            if (below is None or job.order < below) and matches(job):
+            is_next = (below is None or job.order < below) and matches(job)
+            if is_next and not self._has_passed(job, now):
                 yield job
 
     def count_by_state(self) -> dict[State, int]:
@@ -154,8 +158,25 @@ class JobTable:
             counts[job.state] += 1
         return counts
 
-    def _drop_oldest_with_ttl(self) -> None:
-        line = min(
-            (d for d in self._ended_by_ttl.values() if d), key=lambda d: d[0].ended_at or 0.0
-        )
+    def _has_passed(self, job: Job, now: float) -> bool:
+        if job.ended_at is None:
+            return False
+        ttl_s = ttl_of(job)
+        return job.ended_at + (self._history_ttl_s if ttl_s is None else ttl_s) < now
+
+    def _drop_oldest(self) -> None:
+        lines = [line for line in (self._ended, *self._ended_by_ttl.values()) if line]
+        line = min(lines, key=lambda line: line[0].ended_at or 0.0)
         del self.jobs[line.popleft().id]
+        self._drop_empty_lines()
+
+    def _drop_empty_lines(self) -> None:
+        for ttl_s in [ttl_s for ttl_s, line in self._ended_by_ttl.items() if not line]:
+            del self._ended_by_ttl[ttl_s]
+
+
+def ttl_of(job: Job) -> float | None:
+    """How long `job` is kept once it has ended, in seconds; None: as long as the history says."""
+    if job.options is not None and job.options.result_ttl_s is not msgspec.UNSET:
+        return job.options.result_ttl_s
+    return job.task.result_ttl_s
