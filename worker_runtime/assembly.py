@@ -80,8 +80,8 @@ def assemble(settings: Settings, tasks: Tasks, middleware: Sequence[Middleware])
         middleware=middleware, store=store, error_bytes_max=settings.error_bytes_max
     )
 
-    def requeue(job: Job, front: bool) -> None:  # the finisher is made before the dispatcher
-        dispatcher.put_back(job, front)
+    def requeue(job: Job) -> None:  # the finisher is made before the dispatcher
+        dispatcher.submit(job)
 
     finisher = Finisher(
         table,

@@ -29,6 +29,7 @@ RETURNED_NONE = Outcome(RETURNED)
 
 # Jobs that one slot runs before it lets the event loop serve others, were none of them to wait.
 _JOBS_PER_TURN = 64
+_TYPE_NAME_CHARS_MAX = 200
 
 Middleware = Callable[[JobContext, Callable[[], Awaitable[Any]]], Awaitable[Any]]
 """`async def middleware(ctx, call_next)`: awaits `call_next()` once, as a rule, for the value."""
@@ -132,7 +133,10 @@ class Attempts:
         return Outcome(
             OutcomeKind.STOPPED,
             failure=failure,
-            retryable=reason is StopReason.TIMEOUT and retry_of(slot.job).admits(TimeoutError()),
+            # An abandoned attempt still runs, and no job runs twice at a time.
+            retryable=reason is StopReason.TIMEOUT
+            and not slot.is_abandoned
+            and retry_of(slot.job).admits(TimeoutError()),
             stopped_by=reason,
         )
 
@@ -145,6 +149,8 @@ class Attempts:
 
     def _outcome_of(self, slot: Slot, error: BaseException) -> Outcome:
         job, limit = slot.job, self._error_bytes_max
+        if isinstance(error, GeneratorExit) and not _runs_now(slot):
+            raise error  # the slot's own coroutine is being closed: its event loop ends
         if isinstance(error, StoreUnavailable):
             return Outcome(OutcomeKind.REFUSED)
         if slot.stopped_by is not None:
@@ -163,7 +169,7 @@ class Attempts:
         else:
             failure = Failure(
                 Reason.ERROR,
-                type(error).__name__,
+                type(error).__name__[:_TYPE_NAME_CHARS_MAX],
                 error_text(error, limit),
                 traceback_text(error, limit),
             )
@@ -175,6 +181,13 @@ def retry_of(job: Job) -> Retry:
     if job.options is not None and job.options.retry is not msgspec.UNSET:
         return job.options.retry or Retry(max_attempts=1)
     return job.task.retry
+
+
+def _runs_now(slot: Slot) -> bool:
+    try:
+        return asyncio.current_task() is slot.runner
+    except RuntimeError:  # no event loop runs
+        return False
 
 
 def _again(request: RunAgain) -> Outcome:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import functools
 import logging
 import time
 from collections.abc import Iterator, Mapping
@@ -68,27 +69,18 @@ class Dispatcher:
         self._slot_freed = asyncio.Event()
 
     def submit(self, job: Job) -> None:
-        """Put an accepted job in its lane's queue."""
+        """Put a job in its lane's queue: a new one, or one that is to run again."""
         lane = self.lanes[job.queue]
-        if job.due_at and job.due_at > time.time():
-            job.state = SCHEDULED
+        is_due = not job.due_at or job.due_at <= time.time()
+        job.state = QUEUED if is_due else SCHEDULED
+        if self._events.subscriptions:
+            self._events.emit(job, self._clock.unix())
+        if is_due:
+            lane.queue.push(job)
+            self.wake(lane)
+        else:
             lane.queue.push_delayed(job)
             self._set_timer(lane)
-        else:
-            job.state = QUEUED
-            lane.queue.push(job)
-            if lane.busy < lane.concurrency:
-                self.wake(lane)
-
-    def put_back(self, job: Job, front: bool) -> None:
-        """Queue a job again whose attempt asked for it, failed or was interrupted."""
-        if job.due_at and job.due_at > time.time():
-            self.submit(job)
-        else:
-            lane = self.lanes[job.queue]
-            job.state = QUEUED
-            lane.queue.push(job, front=front)
-            self.wake(lane)
 
     def withdraw(self, job: Job) -> bool:
         """Take a job out of its queue; False where it has started already."""
@@ -106,7 +98,9 @@ class Dispatcher:
                 slot = lane.idle.pop()
                 self._occupy(slot, job, monotonic())
                 lane.running.add(slot)
-                lane.wakeups.pop(slot).set_result(None)
+                wakeup = lane.wakeups.pop(slot)
+                if not wakeup.done():  # a runner that somebody cancelled has woken by itself
+                    wakeup.set_result(None)
             else:
                 self._open_slot(lane, job)
 
@@ -187,8 +181,9 @@ class Dispatcher:
                     resting.append(slot.runner)
             lane.idle.clear()
             lane.wakeups.clear()
+        resting.extend(runner for slot in list(self._abandoned) if (runner := _closed(slot)))
         if resting:
-            await asyncio.wait(resting)
+            await asyncio.wait(resting, timeout=1.0)
 
     def _next(self, lane: Lane) -> Job | None:
         """The job that the lane starts now, if it may start any."""
@@ -203,6 +198,7 @@ class Dispatcher:
             text = f"waited longer than its deadline, which passed at {expires_at:.3f}"
             failure = Failure(Reason.EXPIRED, "Expired", text)
             self._finisher.apply(job, Outcome(OutcomeKind.RAISED, failure=failure), time.time())
+            self._tell_ended()
         return None
 
     def _open_slot(self, lane: Lane, job: Job) -> None:
@@ -213,6 +209,39 @@ class Dispatcher:
         slot.runner = loop.create_task(
             self._serve(lane, slot), name=f"slot:{lane.name}", context=self._context.copy()
         )
+        slot.runner.add_done_callback(functools.partial(self._runner_ended, lane, slot))
+
+    def _runner_ended(self, lane: Lane, slot: Slot, runner: asyncio.Task[None]) -> None:
+        """Whatever ended a runner, its job ends too and its place is free again.
+
+        Usually there is nothing left to do. But a job may cancel every task of the loop, also one
+        that has not begun; and comparisons of a job's own objects may raise where nobody can help.
+        """
+        error = None if runner.cancelled() else runner.exception()
+        if slot.is_abandoned:
+            if not self._abandoned.pop(slot):  # beyond the bound it kept its place until now
+                lane.busy -= 1
+                self.wake(lane)
+            return
+        if slot not in lane.running:
+            return
+        lane.running.discard(slot)
+        lane.busy -= 1
+        if slot.is_occupied:
+            self._finisher.apply(slot.job, self._outcome_without_end(slot, error), time.time())
+        elif error is not None:
+            logger.error("a slot of queue %s ended", lane.name, exc_info=error)
+        self.wake(lane)
+        self._tell_ended()
+
+    def _outcome_without_end(self, slot: Slot, error: BaseException | None) -> Outcome:
+        if slot.stopped_by is not None:
+            return self._attempts.stopped(slot)
+        if not slot.is_started:  # its task was never called
+            return Outcome(OutcomeKind.RUN_AGAIN)
+        text = "its runner ended" if error is None else f"its runner ended: {type(error).__name__}"
+        failure = Failure(Reason.ERROR, "RuntimeError", text)
+        return Outcome(OutcomeKind.RAISED, failure=failure)
 
     def _occupy(self, slot: Slot, job: Job, now: float) -> None:
         """Put `job` into the slot at `now` (monotonic): from here on it can be told to stop."""
@@ -235,7 +264,6 @@ class Dispatcher:
         while True:
             await self._attempts.run(slot, self._finished)
             if slot.is_abandoned:
-                self._abandoned_ended(lane, slot)
                 return
             if slot.is_spoilt:
                 self._retire(lane, slot)
@@ -286,11 +314,13 @@ class Dispatcher:
         self._tell_ended()
         try:
             await wakeup
-        except asyncio.CancelledError:
-            if slot in lane.wakeups:  # cancelled from outside, not by `_close`
+        except asyncio.CancelledError:  # by `_close`, or by a job that kept hold of this task
+            if slot in lane.wakeups:
                 lane.idle.remove(slot)
                 del lane.wakeups[slot]
-            return False
+            if slot.is_occupied and slot.runner is not None:
+                slot.runner.uncancel()  # the job that has just been put here is not meant
+            return slot.is_occupied
         return True
 
     def _tell_ended(self) -> None:
@@ -325,11 +355,6 @@ class Dispatcher:
             self.wake(lane)
         self._tell_ended()
 
-    def _abandoned_ended(self, lane: Lane, slot: Slot) -> None:
-        if not self._abandoned.pop(slot):  # beyond the bound it kept its place until now
-            lane.busy -= 1
-            self.wake(lane)
-
     @property
     def abandoned_count(self) -> int:
         """Attempts that were given up and still hold a coroutine or thread."""
@@ -351,8 +376,26 @@ class Dispatcher:
         lane.timer = None
         for job in lane.queue.promote_due(time.time()):
             job.state = QUEUED
+            if self._events.subscriptions:
+                self._events.emit(job, self._clock.unix())
         self.wake(lane)
         self._set_timer(lane)
+
+
+def _closed(slot: Slot) -> asyncio.Task[None] | None:
+    """The runner of an abandoned attempt, ended by force; None where even that does not end it.
+
+    Whoever closes the event loop, `asyncio.run` for one, waits for every task that is left.
+    """
+    runner = slot.runner
+    assert runner is not None
+    try:
+        runner.get_coro().close()
+    except Exception as error:  # it goes on waiting in spite of GeneratorExit, or it runs right now
+        logger.warning("job %s cannot be ended: %s", slot.job.id, error)
+        return None
+    runner.cancel()
+    return runner
 
 
 def _has_work(lane: Lane, until: float) -> bool:

@@ -45,7 +45,10 @@ class Subscription:
         self._is_closed = False
 
     async def __aenter__(self) -> Subscription:
-        self._hub.subscriptions.append(self)
+        if self._hub.is_closed:
+            self.close()
+        else:
+            self._hub.subscriptions.append(self)
         return self
 
     async def __aexit__(
@@ -93,10 +96,11 @@ class Subscription:
 class EventHub:
     """Hands each event to every subscription. Without one it costs a truth test."""
 
-    __slots__ = ("subscriptions",)
+    __slots__ = ("is_closed", "subscriptions")
 
     def __init__(self) -> None:
         self.subscriptions: list[Subscription] = []
+        self.is_closed = False
 
     def emit(self, job: Job, at: float) -> None:
         event = Event(
@@ -112,5 +116,7 @@ class EventHub:
             subscription.put_nowait(event)
 
     def close(self) -> None:
+        """End all subscriptions: nothing happens any more."""
+        self.is_closed = True
         for subscription in list(self.subscriptions):
             subscription.close()

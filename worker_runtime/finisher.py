@@ -35,7 +35,7 @@ from worker_runtime.job import (
     with_ended_attempt,
 )
 from worker_runtime.stores import Store
-from worker_runtime.table import JobTable
+from worker_runtime.table import JobTable, ttl_of
 from worker_runtime.task import DURATION_BUCKETS_S
 
 logger = logging.getLogger("worker_runtime.jobs")
@@ -52,7 +52,7 @@ class Finisher:
         events: EventHub,
         *,
         store: Store | None,
-        requeue: Callable[[Job, bool], None],
+        requeue: Callable[[Job], None],
         crashes_max: int,
         result_bytes_max: int,
     ) -> None:
@@ -178,10 +178,10 @@ class Finisher:
             job.failure = transition.failure
             self._count(job)
             self._table.retire(job, ttl_of(job))
+            if self._events.subscriptions:
+                self._events.emit(job, transition.at)
         else:
             self._put_back(job, transition)
-        if self._events.subscriptions:
-            self._events.emit(job, transition.at)
 
     def _put_back(self, job: Job, transition: Transition) -> None:
         if transition.failure is not None:
@@ -189,13 +189,14 @@ class Finisher:
         if job.is_ended:
             self._table.revive(job)
             job.ended_at = job.failure = job.result = None
-        was_interrupted = transition.attempt < job.attempt
+        if job.activity is not None:
+            job.activity.progress = None
         job.attempt = transition.attempt
         job.crashes = transition.crashes
         job.due_at = transition.due_at
         job.started_at = None
         job.task.tally.retried += 1
-        self._requeue(job, was_interrupted)
+        self._requeue(job)
 
     def _count(self, job: Job) -> None:
         tally = job.task.tally
@@ -217,13 +218,6 @@ class Finisher:
                 failure.error,
                 f"\n{failure.traceback}" if failure.traceback else "",
             )
-
-
-def ttl_of(job: Job) -> float | None:
-    """How long `job` is kept once it has ended, in seconds; None: as long as the history says."""
-    if job.options is not None and job.options.result_ttl_s is not msgspec.UNSET:
-        return job.options.result_ttl_s
-    return job.task.result_ttl_s
 
 
 def _waiting(

@@ -83,11 +83,11 @@ class Intake:
             self.check_room(job, PLAIN)
         self._table.jobs[job_id] = job
         definition.tally.accepted += 1
+        if self._events.subscriptions:
+            self._events.emit(job, now)
         lane.queue.push(job)
         if lane.busy < lane.concurrency:
             self._dispatcher.wake(lane)
-        if self._events.subscriptions:
-            self._events.emit(job, now)
         return job
 
     def make(
@@ -143,7 +143,9 @@ class Intake:
     def check_room(self, job: Job, options: EnqueueOptions, count: int = 1) -> None:
         """Raises ShuttingDown, QueueFull, or what admission control says."""
         if not self.is_open:
-            raise ShuttingDown("this worker accepts no new jobs: it is stopping", retry_after_s=5.0)
+            raise ShuttingDown(
+                "this worker accepts no new jobs: it is stopping or not started", retry_after_s=5.0
+            )
         lane = self._dispatcher.lanes[job.queue]
         waiting = lane.queue.waiting
         if waiting + count > lane.capacity:
@@ -163,8 +165,6 @@ class Intake:
         self._table.jobs[job.id] = job
         job.task.tally.accepted += 1
         self._dispatcher.submit(job)
-        if self._events.subscriptions:
-            self._events.emit(job, job.created_at)
 
     def retract(self, jobs: Sequence[Job]) -> None:
         """Undo `admit`: the store could not keep these jobs, so that they were not accepted."""

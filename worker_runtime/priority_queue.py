@@ -57,15 +57,12 @@ class PriorityQueue:
             self._forget(heapq.heappop(self._delayed)[2])
         return self._delayed[0][0] if self._delayed else None
 
-    def push(self, job: Job, *, front: bool = False) -> None:
-        """Add a job that is due; `front` puts it before its equals (it had started before)."""
+    def push(self, job: Job) -> None:
+        """Add a job that is due."""
         if self._withdrawn and job.id in self._withdrawn:
             self._compact()
         self.waiting += 1
-        if front:
-            self._lines[job.priority].appendleft(job)
-        else:
-            self._lines[job.priority].append(job)
+        self._lines[job.priority].append(job)
 
     def push_delayed(self, job: Job) -> None:
         """Add a job that becomes ready at its `due_at`."""
