@@ -174,11 +174,11 @@ def test_text_stands_for_dates_and_bytes_only_from_a_wire() -> None:
 
 
 def test_annotations_that_cannot_be_checked_accept_anything() -> None:
-    def loose(
+    def loose(  # type: ignore[no-untyped-def]
         money: OnlyForTheTypeChecker,
         broken: NoSuchName,  # type: ignore[name-defined]  # noqa: F821
         plain: Plain,
-        unannotated,  # type: ignore[no-untyped-def]
+        unannotated,
         checked: int,
     ) -> Any:
         return money, broken, plain, unannotated, checked

@@ -138,11 +138,13 @@ def enqueue_options(
 ) -> EnqueueOptions:
     """Checked options of one job; `Runtime.options` says what they mean. `wire=True` for a job
     whose arguments came, and whose result goes, over one. Raises InvalidJob."""
+    if priority is not None and not isinstance(priority, Priority):
+        raise InvalidJob(f"priority must be a Priority, not {priority!r}")
     overrides = _overrides(timeout_s, retry, result_ttl_s, expires_s, label)
     return EnqueueOptions(
         job_id=job_id,
         queue=queue,
-        priority=None if priority is None else Priority(priority),
+        priority=priority,
         due_at=_due_at(delay_s, at),
         overrides=overrides,
         must_encode=wire,
@@ -160,8 +162,7 @@ def _due_at(delay_s: float | None, at: datetime | None) -> float | None:
         return None if delay_s <= 0 else _due_at(delay_s, None)
     if delay_s is None:
         return None
-    if not 0 <= delay_s <= _DELAY_MAX_S:
-        raise InvalidJob(f"delay_s must be between 0 and {_DELAY_MAX_S:.0f} seconds, not {delay_s}")
+    _check_seconds("delay_s", delay_s, _DELAY_MAX_S)
     return time.time() + delay_s if delay_s else None
 
 
@@ -172,14 +173,16 @@ def _overrides(
     expires_s: float | None,
     label: str | None,
 ) -> JobOptions | None:
-    if isinstance(timeout_s, int | float) and not 0 < timeout_s < 1e9:
-        raise InvalidJob(f"timeout_s must be seconds above 0, not {timeout_s}")
-    if isinstance(result_ttl_s, int | float) and not 0 <= result_ttl_s < 1e10:
-        raise InvalidJob(f"result_ttl_s must be 0 or more seconds, not {result_ttl_s}")
-    if expires_s is not None and not 0 < expires_s < 1e10:
-        raise InvalidJob(f"expires_s must be seconds above 0, not {expires_s}")
-    if label is not None and len(label) > LABEL_CHARS_MAX:
-        raise InvalidJob(f"label must have at most {LABEL_CHARS_MAX} characters, not {len(label)}")
+    if timeout_s is not msgspec.UNSET and timeout_s is not None:
+        _check_seconds("timeout_s", timeout_s, 1e9, is_zero_allowed=False)
+    if result_ttl_s is not msgspec.UNSET:
+        _check_seconds("result_ttl_s", result_ttl_s, 1e10)
+    if expires_s is not None:
+        _check_seconds("expires_s", expires_s, 1e10, is_zero_allowed=False)
+    if not isinstance(retry, Retry | msgspec.UnsetType | None):
+        raise InvalidJob(f"retry must be a Retry or None, not {str(retry)[:100]!r}")
+    if label is not None and not (isinstance(label, str) and len(label) <= LABEL_CHARS_MAX):
+        raise InvalidJob(f"label must be text of at most {LABEL_CHARS_MAX} characters")
     options = JobOptions(
         timeout_s=timeout_s,
         retry=retry,
@@ -188,3 +191,15 @@ def _overrides(
         label=label,
     )
     return None if options == JobOptions() else options
+
+
+def _check_seconds(
+    name: str, value: object, most_s: float, *, is_zero_allowed: bool = True
+) -> None:
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        if 0 < value <= most_s or (value == 0 and is_zero_allowed):
+            return
+    least = "0 or more" if is_zero_allowed else "above 0"
+    raise InvalidJob(
+        f"{name} must be seconds, {least} and at most {most_s:.0f}, not {str(value)[:100]!r}"
+    )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
@@ -185,20 +186,22 @@ class Runtime(Enqueuer):
     async def stop(self, within_s: float | None = None) -> None:
         """Stop: accept and start nothing more, let running jobs end for `within_s` seconds, then
         cancel them, then give them up. Waiting jobs stay in a durable store; in memory they end as
-        cancelled. Stopping twice is harmless."""
-        self.quiet()
-        within_s = self.settings.stop_within_s if within_s is None else within_s
+        cancelled. Stopping twice, or before the start, is harmless."""
         if self.started_at is None:
             return
+        self.quiet()
+        within_s = self.settings.stop_within_s if within_s is None else within_s
         await self.parts.dispatcher.stop(within_s)
         if self._store is None:
             self._cancel_waiting()
         interrupted = self.parts.finisher.interrupted_count
         if interrupted:
             logger.warning("stopped: %d running jobs were interrupted", interrupted)
-        await self._exits.aclose()
-        self.parts.table.release_waiters()
-        self.parts.events.close()
+        try:
+            await self._exits.aclose()
+        finally:  # whatever the lifespan's end raised
+            self.parts.table.release_waiters()
+            self.parts.events.close()
 
     def quiet(self) -> None:
         """Accept and start nothing more; running jobs go on."""
@@ -251,7 +254,8 @@ class Runtime(Enqueuer):
         intake = self._intake
         job = intake.make(task, args, kwargs or {}, options)
         if options.job_id is not None:
-            known = intake.existing(job) or await self._stored(job)
+            # Again, because another call may have been accepted while the store was asked.
+            known = intake.existing(job) or await self._stored(job) or intake.existing(job)
             if known is not None:
                 await self._acknowledged(known)
                 return JobHandle(known, self, is_new=False)
@@ -286,6 +290,7 @@ class Runtime(Enqueuer):
                 job = intake.make(call.task, call.args, call.kwargs, options)
                 if options.job_id is not None:
                     existing = intake.existing(job) or await self._stored(job)
+                    existing = existing or intake.existing(job)  # accepted in the meantime
                     if existing is not None:
                         known.append(existing)
                         answers.append(JobHandle(existing, self, is_new=False))
@@ -323,9 +328,11 @@ class Runtime(Enqueuer):
         """An enqueuer for jobs that differ from their task's policy.
 
         `delay_s` or `at` (an aware datetime) say when the job becomes due; a job that has not
-        started within `expires_s` seconds fails as `expired`. Raises InvalidJob.
+        started within `expires_s` seconds fails as `expired`. Both count from each enqueue.
+        Raises InvalidJob.
         """
-        options = enqueue_options(
+        make_options = functools.partial(
+            enqueue_options,
             job_id=job_id,
             queue=queue,
             priority=priority,
@@ -337,7 +344,8 @@ class Runtime(Enqueuer):
             expires_s=expires_s,
             label=label,
         )
-        return ConfiguredEnqueuer(self, options)
+        is_relative = delay_s is not None or expires_s is not None
+        return ConfiguredEnqueuer(self, make_options(), make_options if is_relative else None)
 
     # Look, wait, act
 
@@ -587,14 +595,24 @@ class Runtime(Enqueuer):
 class ConfiguredEnqueuer(Enqueuer):
     """A runtime's enqueue with its jobs' options fixed. Reusable, unless it names a job id."""
 
-    def __init__(self, runtime: Runtime, options: EnqueueOptions) -> None:
+    def __init__(
+        self,
+        runtime: Runtime,
+        options: EnqueueOptions,
+        make_again: Callable[[], EnqueueOptions] | None,
+    ) -> None:
         self._runtime = runtime
         self._options = options
+        self._make_again = make_again
 
     async def _enqueue(
         self, task: TaskRef, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> JobHandle[Any]:
-        return await self._runtime.enqueue_with(self._options, task, args, kwargs)
+        return await self._runtime.enqueue_with(self._options_now(), task, args, kwargs)
 
     async def _enqueue_many(self, calls: Iterable[Call[Any]]) -> list[JobHandle[Any]]:
-        return await self._runtime.enqueue_many_with(self._options, calls)
+        return await self._runtime.enqueue_many_with(self._options_now(), calls)
+
+    def _options_now(self) -> EnqueueOptions:
+        """The options, with what counts from now counted from now."""
+        return self._options if self._make_again is None else self._make_again()

@@ -50,6 +50,7 @@ class Retry(msgspec.Struct, frozen=True):
         _require(1 <= self.factor < 1e6, "Retry.factor", "at least 1", self.factor)
         _require(0 <= self.delay_max_s < 1e9, "Retry.delay_max_s", "0 or more", self.delay_max_s)
         _require(0 <= self.jitter <= 1, "Retry.jitter", "between 0 and 1", self.jitter)
+        _require(isinstance(self.only_for, tuple), "Retry.only_for", "a tuple", self.only_for)
         for kind in self.only_for:
             is_exception = isinstance(kind, type) and issubclass(kind, BaseException)
             _require(is_exception, "Retry.only_for", "exception classes", kind)
@@ -314,6 +315,9 @@ def _parked(*args: Any, **kwargs: Any) -> None:
 
 
 def _check_policy(policy: TaskPolicy) -> None:
+    for name in ("timeout_s", "result_ttl_s"):
+        value = getattr(policy, name)
+        _require(value is None or isinstance(value, int | float), name, "seconds", value)
     if policy.timeout_s is not None:
         _require(0 < policy.timeout_s < 1e9, "timeout_s", "seconds above 0", policy.timeout_s)
     if policy.result_ttl_s is not None:
@@ -325,5 +329,11 @@ def _check_policy(policy: TaskPolicy) -> None:
         policy.run_in,
     )
     _require(policy.on_crash in ("retry", "fail"), "on_crash", "retry or fail", policy.on_crash)
+    is_retry = policy.retry is None or isinstance(policy.retry, Retry)
+    _require(is_retry, "retry", "a Retry", policy.retry)
+    for name in ("name", "queue"):
+        word = getattr(policy, name)
+        fits = word is None or (isinstance(word, str) and re.fullmatch(JOB_ID_PATTERN, word))
+        _require(bool(fits), name, f"text that matches {JOB_ID_PATTERN}", word)
     if not isinstance(policy.priority, Priority):
         raise ConfigurationError(f"priority must be a Priority, not {policy.priority!r}")
