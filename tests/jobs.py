@@ -1,0 +1,41 @@
+"""Jobs made by hand, for tests of the parts that hold them."""
+
+from __future__ import annotations
+
+import itertools
+
+from worker_runtime.job import Job, Priority
+from worker_runtime.task import JobOptions, TaskDefinition, define
+
+_orders = itertools.count(1)
+
+
+async def nothing() -> None:
+    pass
+
+
+NOTHING: TaskDefinition = define(nothing)
+
+
+def make_job(
+    job_id: str | None = None,
+    *,
+    priority: Priority = Priority.NORMAL,
+    created_at: float = 0.0,
+    due_at: float = 0.0,
+    options: JobOptions | None = None,
+) -> Job:
+    """A job that is nowhere yet. Its `order` is higher than that of every job made before."""
+    order = next(_orders)
+    return Job(
+        job_id or f"job-{order}",
+        NOTHING,
+        (),
+        None,
+        "default",
+        int(priority),
+        order,
+        created_at,
+        due_at=due_at,
+        options=options,
+    )
