@@ -61,7 +61,10 @@ class TaskRegistry:
 
     def find(self, task: Callable[..., Any] | str) -> TaskDefinition:
         """The definition for a function or a name. Raises UnknownTask."""
-        found = self._by_name.get(task) if isinstance(task, str) else self.by_function.get(task)
+        try:
+            found = self._by_name.get(task) if isinstance(task, str) else self.by_function.get(task)
+        except TypeError:
+            raise UnknownTask(f"{task!r:.128} is found by its name: it has no hash") from None
         if found is not None:
             return found
         shown = task[:128] if isinstance(task, str) else getattr(task, "__qualname__", task)
