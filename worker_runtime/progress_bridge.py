@@ -1,0 +1,70 @@
+"""The progress bridge that a KTRDR worker's engines report through, on top of a JobContext.
+
+For engines that come from there: they keep calling `set_progress`, `_update_state` and
+`_append_metric` and reading their cancellation token. New tasks use the context itself.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from worker_runtime.context import METRICS_KEPT_MAX, JobContext
+
+
+class CancellationToken:
+    """Asked by an engine between two steps whether to stop."""
+
+    def __init__(self, context: JobContext) -> None:
+        self._context = context
+
+    def is_cancelled(self) -> bool:
+        return self._context.cancelled
+
+
+class ProgressBridge:
+    """Reports what an engine tells it, and answers what the backend's code reads from one."""
+
+    def __init__(self, context: JobContext) -> None:
+        self.operation_id = context.job_id
+        self.cancellation_token = CancellationToken(context)
+        self._context = context
+        self._state: dict[str, Any] = {}
+        self._metrics: list[dict[str, Any]] = []
+
+    # The guide's interface
+
+    def set_progress(self, percentage: float, current_step: str | None = None) -> None:
+        """Raises ValueError for a percentage that is not finite."""
+        self._update_state(percentage=percentage, message=current_step)
+
+    def get_percentage(self) -> float:
+        return float(self._state.get("percentage", 0.0))
+
+    def get_current_step(self) -> str | None:
+        step: str | None = self._state.get("message")
+        return step
+
+    def get_progress(self) -> dict[str, Any]:
+        return {"percentage": self.get_percentage(), "current_step": self.get_current_step()}
+
+    # The backend's own interface
+
+    def get_status(self) -> dict[str, Any]:
+        return dict(self._state)
+
+    def get_metrics(self, cursor: int = 0) -> tuple[list[dict[str, Any]], int]:
+        """The metrics from `cursor` on, and the cursor after them."""
+        return self._metrics[cursor:], len(self._metrics)
+
+    def _update_state(self, percentage: float, message: str | None = None, **facts: Any) -> None:
+        clamped = min(100.0, max(0.0, float(percentage)))
+        self._context.report(clamped, 100.0, step=message)
+        self._state = {**self._state, "percentage": clamped, "message": message, **facts}
+
+    def _append_metric(self, metric: dict[str, Any]) -> None:
+        """Each number in `metric` becomes a metric of the job."""
+        if len(self._metrics) < METRICS_KEPT_MAX:
+            self._metrics.append(metric)
+        for name, value in metric.items():
+            if isinstance(value, int | float):
+                self._context.record_metric(name, value)
