@@ -13,7 +13,7 @@ async with Runtime([greet]) as runtime:
 
 from worker_runtime.context import JobContext
 from worker_runtime.cron import CronInfo, cron
-from worker_runtime.enqueue import Call, call
+from worker_runtime.enqueue import Call, call, step
 from worker_runtime.errors import (
     ConfigurationError,
     InvalidArguments,
@@ -38,11 +38,11 @@ from worker_runtime.errors import (
     WorkerRuntimeError,
 )
 from worker_runtime.events import Event, Missed, Subscription
-from worker_runtime.handle import JobHandle
+from worker_runtime.handle import JobHandle, WorkflowHandle
 from worker_runtime.job import JobInfo, Priority, ProgressInfo, Reason, State
 from worker_runtime.runtime import JobPage, QueueInfo, Runtime
 from worker_runtime.settings import QueueSettings, Settings
-from worker_runtime.task import Retry, task
+from worker_runtime.task import Limit, Retry, task
 
 __version__ = "0.1.0"
 
@@ -63,6 +63,7 @@ __all__ = [
     "JobInterrupted",
     "JobNotCompleted",
     "JobPage",
+    "Limit",
     "Missed",
     "Overloaded",
     "PayloadTooLarge",
@@ -86,8 +87,10 @@ __all__ = [
     "UnknownQueue",
     "UnknownTask",
     "WorkerRuntimeError",
+    "WorkflowHandle",
     "__version__",
     "call",
     "cron",
+    "step",
     "task",
 ]

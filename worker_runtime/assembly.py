@@ -20,14 +20,17 @@ from worker_runtime.finisher import Finisher
 from worker_runtime.forecast import Forecast
 from worker_runtime.intake import Intake
 from worker_runtime.job import Job
+from worker_runtime.limits import LimitedQueue, Limits
 from worker_runtime.overload import OverloadControl
+from worker_runtime.priority_queue import PriorityQueue
 from worker_runtime.registry import TaskRegistry, Tasks
 from worker_runtime.resources import Resources
-from worker_runtime.settings import Settings
+from worker_runtime.settings import QueueSettings, Settings
 from worker_runtime.slots import Lane
 from worker_runtime.stores import Store
 from worker_runtime.stores.sqlite import SqliteStore, SqliteStoreSettings, parse_url
 from worker_runtime.table import JobTable
+from worker_runtime.workflow import HeldJobs
 
 DEFAULT_QUEUE = "default"
 
@@ -104,7 +107,8 @@ def assemble(settings: Settings, tasks: Tasks, middleware: Sequence[Middleware])
         sampled_every_s=settings.health_check_interval_s,
     )
     resources.listeners.append(overload.observe)
-    intake = Intake(registry, table, dispatcher, events, clock, forecast, overload)
+    held = HeldJobs(table, finisher, clock, submit=dispatcher.submit)
+    intake = Intake(registry, table, dispatcher, events, clock, forecast, overload, held)
     return Parts(
         settings,
         registry,
@@ -125,21 +129,32 @@ def assemble(settings: Settings, tasks: Tasks, middleware: Sequence[Middleware])
 
 
 def _lanes(settings: Settings, registry: TaskRegistry) -> dict[str, Lane]:
-    lanes = {
-        queue.name: Lane(
-            queue.name,
+    known = {queue.name: queue for queue in settings.queues}
+    for name in (DEFAULT_QUEUE, *(task.queue for task in registry)):
+        known.setdefault(name, QueueSettings(name))
+    limits = _limits(known, registry)
+    return {
+        name: Lane(
+            name,
             concurrency=queue.concurrency or settings.default_concurrency,
             capacity=queue.capacity or settings.queue_capacity,
-            aging_s=queue.aging_s,
+            queue=PriorityQueue(queue.aging_s) if limits is None else LimitedQueue(limits),
         )
-        for queue in settings.queues
+        for name, queue in known.items()
     }
-    for name in (DEFAULT_QUEUE, *(task.queue for task in registry)):
-        if name not in lanes:
-            lanes[name] = Lane(
-                name, concurrency=settings.default_concurrency, capacity=settings.queue_capacity
+
+
+def _limits(queues: dict[str, QueueSettings], registry: TaskRegistry) -> Limits | None:
+    """The limits that queues and tasks have; None where none has any."""
+    of_queues = {q.name: (q.limit, q.per_key) for q in queues.values() if q.limit or q.per_key}
+    if not of_queues and not any(task.limit or task.per_key for task in registry):
+        return None
+    for queue in queues.values():
+        if queue.aging_s is not None:
+            raise ConfigurationError(
+                f"queue {queue.name!r}: aging_s does not work beside limits; leave one of them out"
             )
-    return lanes
+    return Limits(of_queues)
 
 
 def _executors(settings: Settings, registry: TaskRegistry) -> dict[str, Executor]:

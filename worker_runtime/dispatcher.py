@@ -31,6 +31,7 @@ from worker_runtime.job import (
     Reason,
     StopReason,
 )
+from worker_runtime.limits import LimitedQueue
 from worker_runtime.slots import Lane, Slot
 
 logger = logging.getLogger("worker_runtime.dispatcher")
@@ -197,9 +198,22 @@ class Dispatcher:
                 return job
             text = f"waited longer than its deadline, which passed at {expires_at:.3f}"
             failure = Failure(Reason.EXPIRED, "Expired", text)
+            if lane.limited is not None:
+                lane.limited.release(job)
             self._finisher.apply(job, Outcome(OutcomeKind.RAISED, failure=failure), time.time())
             self._tell_ended()
+        if lane.limited is not None and lane.limited.allowed_at is not None:
+            self._set_timer(lane)
         return None
+
+    def _release(self, limited: LimitedQueue, job: Job) -> None:
+        """Give back what the job's attempt used of its limits, which another queue may wait for."""
+        limited.release(job)
+        asyncio.get_running_loop().call_soon(self._wake_all)
+
+    def _wake_all(self) -> None:
+        for lane in self.lanes.values():
+            self.wake(lane)
 
     def _open_slot(self, lane: Lane, job: Job) -> None:
         loop = asyncio.get_running_loop()
@@ -228,6 +242,8 @@ class Dispatcher:
         lane.running.discard(slot)
         lane.busy -= 1
         if slot.is_occupied:
+            if lane.limited is not None:
+                self._release(lane.limited, slot.job)
             self._finisher.apply(slot.job, self._outcome_without_end(slot, error), time.time())
         elif error is not None:
             logger.error("a slot of queue %s ended", lane.name, exc_info=error)
@@ -276,8 +292,11 @@ class Dispatcher:
         if slot.is_abandoned:
             return False
         job = slot.job
+        lane = slot.lane
         now = monotonic()
         slot.is_occupied = False
+        if lane.limited is not None:
+            self._release(lane.limited, job)
         try:
             self._finisher.apply(job, outcome, now + self._clock.offset_s, now - slot.began_at)
         except Exception:
@@ -289,7 +308,6 @@ class Dispatcher:
         ):  # the job left something behind that the next one would see
             slot.is_spoilt = True
             return False
-        lane = slot.lane
         if lane.busy > lane.concurrency:  # it was made smaller meanwhile
             return False
         following = self._next(lane)
@@ -339,6 +357,8 @@ class Dispatcher:
         note = "abandoned_coroutine" if run_in == "loop" else f"abandoned_{run_in}"
         slot.is_abandoned = True
         slot.deadline = None
+        if lane.limited is not None:
+            self._release(lane.limited, slot.job)
         lane.running.discard(slot)
         slot.job.task.executor.abandon(slot)
         logger.warning("job %s (%s) ignores its stop: %s", slot.job.id, slot.job.task.name, note)
@@ -362,6 +382,9 @@ class Dispatcher:
 
     def _set_timer(self, lane: Lane) -> None:
         due_at = lane.queue.next_due
+        allowed_at = None if lane.limited is None else lane.limited.allowed_at
+        if allowed_at is not None:
+            due_at = allowed_at if due_at is None else min(due_at, allowed_at)
         if due_at is None:
             return
         loop = asyncio.get_running_loop()

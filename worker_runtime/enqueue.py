@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from datetime import datetime
 from typing import Any, Concatenate, Generic, ParamSpec, TypeVar, overload
 
@@ -12,12 +12,14 @@ import msgspec
 from worker_runtime.context import JobContext
 from worker_runtime.errors import InvalidJob
 from worker_runtime.handle import JobHandle
-from worker_runtime.job import Priority
+from worker_runtime.job import Job, Priority, State
 from worker_runtime.task import JobOptions, Retry
+from worker_runtime.uniqueness import Uniqueness
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
+KEY_CHARS_MAX = 256
 LABEL_CHARS_MAX = 2000
 _DELAY_MAX_S = 10 * 365 * 86_400.0
 
@@ -27,7 +29,8 @@ TaskRef = Callable[..., Any] | str
 class EnqueueOptions(msgspec.Struct, frozen=True):
     """Where and when one job runs. None means: as its task says. `due_at` is Unix seconds.
 
-    `must_encode`: the result will be read as JSON or MessagePack. `wire`: the arguments were.
+    `parents` are the jobs that `overrides.after` names. `must_encode`: the result will be read as
+    JSON or MessagePack. `wire`: the arguments were.
     """
 
     job_id: str | None = None
@@ -35,6 +38,8 @@ class EnqueueOptions(msgspec.Struct, frozen=True):
     priority: Priority | None = None
     due_at: float | None = None
     overrides: JobOptions | None = None
+    unique: Uniqueness | None = None
+    parents: tuple[Job, ...] = ()
     must_encode: bool = False
     wire: bool = False
 
@@ -71,6 +76,11 @@ def call(task: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> Call[R]:
 def call(task: str, /, *args: Any, **kwargs: Any) -> Call[Any]: ...
 def call(task: TaskRef, /, *args: Any, **kwargs: Any) -> Call[Any]:
     """The call `task(*args, **kwargs)`, not made yet."""
+    return Call(task, args, kwargs)
+
+
+def step(task: TaskRef, /, *args: Any, **kwargs: Any) -> Call[Any]:
+    """A call in a chain: it gets the result of the step before it as one more, first argument."""
     return Call(task, args, kwargs)
 
 
@@ -134,6 +144,11 @@ def enqueue_options(
     result_ttl_s: float | msgspec.UnsetType = msgspec.UNSET,
     expires_s: float | None = None,
     label: str | None = None,
+    key: str | None = None,
+    unique_key: str | None = None,
+    unique_for_s: float | None = None,
+    unique_states: Iterable[State] | None = None,
+    after: Sequence[JobHandle[Any]] = (),
     wire: bool = False,
 ) -> EnqueueOptions:
     """Checked options of one job; `Runtime.options` says what they mean. `wire=True` for a job
@@ -141,12 +156,23 @@ def enqueue_options(
     if priority is not None and not isinstance(priority, Priority):
         raise InvalidJob(f"priority must be a Priority, not {priority!r}")
     overrides = _overrides(timeout_s, retry, result_ttl_s, expires_s, label)
+    unique = _uniqueness(unique_key, unique_for_s, unique_states)
+    _check_text("key", key)
+    if key is not None or unique is not None or after:
+        overrides = msgspec.structs.replace(
+            overrides or JobOptions(),
+            key=key,
+            unique_key=unique_key,
+            after=tuple(handle.id for handle in after),
+        )
     return EnqueueOptions(
         job_id=job_id,
         queue=queue,
         priority=priority,
         due_at=_due_at(delay_s, at),
         overrides=overrides,
+        unique=unique,
+        parents=tuple(handle.job for handle in after),
         must_encode=wire,
         wire=wire,
     )
@@ -191,6 +217,25 @@ def _overrides(
         label=label,
     )
     return None if options == JobOptions() else options
+
+
+def _uniqueness(
+    key: str | None, for_s: float | None, states: Iterable[State] | None
+) -> Uniqueness | None:
+    if key is None:
+        if for_s is not None or states is not None:
+            raise InvalidJob("unique_for_s and unique_states mean nothing without unique_key")
+        return None
+    _check_text("unique_key", key)
+    if for_s is not None:
+        _check_seconds("unique_for_s", for_s, 1e9, is_zero_allowed=False)
+    return Uniqueness.of(key, for_s, None if states is None else frozenset(states))
+
+
+def _check_text(name: str, value: object) -> None:
+    is_fit = isinstance(value, str) and 0 < len(value) <= KEY_CHARS_MAX
+    if value is not None and not is_fit:
+        raise InvalidJob(f"{name} must be text of 1 to {KEY_CHARS_MAX} characters")
 
 
 def _check_seconds(

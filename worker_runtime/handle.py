@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import msgspec
 
 from worker_runtime.errors import JobCancelled, JobFailed
-from worker_runtime.job import COMPLETED, FAILED, Job, JobInfo, Reason, State, describe
+from worker_runtime.job import CANCELLED, COMPLETED, FAILED, Job, JobInfo, Reason, State, describe
 
 if TYPE_CHECKING:
     from worker_runtime.runtime import Runtime
@@ -82,3 +82,45 @@ class JobHandle(msgspec.Struct, Generic[R], frozen=True, gc=False, eq=False):
     async def cancel(self, message: str = "") -> bool:
         """Ask for the job to be cancelled; see `Runtime.cancel`."""
         return await self.runtime.cancel(self.job.id, message)
+
+
+class WorkflowHandle(msgspec.Struct, frozen=True, eq=False):
+    """The jobs of one chain, step by step; a step with several jobs is a group.
+
+    Job ids are the workflow's `id`, a dot and a number, so that `Runtime.workflow(id)` finds them.
+    """
+
+    id: str
+    runtime: Runtime
+    steps: list[list[JobHandle[Any]]]
+
+    @property
+    def jobs(self) -> list[JobHandle[Any]]:
+        return [job for step in self.steps for job in step]
+
+    async def result(self, *, timeout_s: float | None = None) -> Any:
+        """The last step's result; a list of them where that step is a group.
+
+        Raises JobFailed or JobCancelled for the first job of the workflow that ended so, and
+        TimeoutError.
+        """
+        async with asyncio.timeout(timeout_s):
+            results = [[await job.result() for job in step] for step in self.steps]
+        last = results[-1]
+        return last[0] if len(last) == 1 else last
+
+    async def cancel(self, message: str = "") -> int:
+        """Cancel every job that has not ended. Returns how many there were."""
+        cancelled = 0
+        for job in reversed(self.jobs):  # the waiting ones first, so that none starts meanwhile
+            cancelled += await job.cancel(message)
+        return cancelled
+
+    async def retry(self) -> int:
+        """Queue every failed or cancelled job again. Returns how many there were."""
+        retried = 0
+        for job in self.jobs:
+            if job.job.state in (FAILED, CANCELLED):
+                await self.runtime.retry(job.id)
+                retried += 1
+        return retried

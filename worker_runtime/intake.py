@@ -24,6 +24,8 @@ from worker_runtime.job_id import JobIds, check_job_id
 from worker_runtime.overload import OverloadControl
 from worker_runtime.registry import TaskRegistry
 from worker_runtime.table import JobTable
+from worker_runtime.uniqueness import UniqueKeys
+from worker_runtime.workflow import HeldJobs
 
 PLAIN = EnqueueOptions()
 
@@ -43,7 +45,10 @@ class Intake:
         clock: Clock,
         forecast: Forecast,
         overload: OverloadControl,
+        held: HeldJobs,
     ) -> None:
+        self.held = held
+        self.unique_keys = UniqueKeys(table)
         self._clock = clock
         self._registry = registry
         self._table = table
@@ -99,10 +104,14 @@ class Intake:
     ) -> Job:
         """A checked job that is not accepted yet. Raises Refused."""
         definition = self._registry.find(task)
-        try:
-            bound, named = definition.signature.bind(args, kwargs, wire=options.wire)
-        except InvalidArguments as error:
-            raise InvalidArguments(f"task {definition.name}: {error}") from None
+        overrides = options.overrides
+        if overrides is not None and overrides.takes_results:
+            bound, named = args, kwargs or None  # checked when the result they lack is there
+        else:
+            try:
+                bound, named = definition.signature.bind(args, kwargs, wire=options.wire)
+            except InvalidArguments as error:
+                raise InvalidArguments(f"task {definition.name}: {error}") from None
         now = time.time()
         if options is PLAIN:
             job_id, queue, priority = self._ids.make(now), definition.queue, definition.priority
@@ -124,7 +133,7 @@ class Intake:
             order,
             now,
             due_at=options.due_at or 0.0,
-            options=options.overrides,
+            options=overrides,
             must_encode=options.must_encode,
         )
 
@@ -160,17 +169,22 @@ class Intake:
         if self._is_limited or job.options is not None:
             self._overload.check(job, lane)
 
-    def admit(self, job: Job) -> None:
-        """Keep the job in the table and let it run."""
+    def admit(self, job: Job, parents: Sequence[Job] = ()) -> None:
+        """Keep the job in the table and let it run, after its parents if it has any."""
         self._table.jobs[job.id] = job
         job.task.tally.accepted += 1
-        self._dispatcher.submit(job)
+        if job.options is not None and job.options.unique_key is not None:
+            self.unique_keys.claim(job.options.unique_key, job)
+        if parents:
+            self.held.hold(job, parents)
+        else:
+            self._dispatcher.submit(job)
 
     def retract(self, jobs: Sequence[Job]) -> None:
         """Undo `admit`: the store could not keep these jobs, so that they were not accepted."""
         for job in jobs:
             job.task.tally.accepted -= 1
-            if not job.is_ended:  # by a cancel, which has withdrawn it
+            if not job.is_ended and not self.held.withdraw(job):  # by a cancel, which has done so
                 self._dispatcher.withdraw(job)
             self._table.forget(job)
 
@@ -178,24 +192,37 @@ class Intake:
         """Give new jobs places in line after those that earlier lives gave."""
         self._order = max(self._order, order)
 
-    def restore(self, job: Job) -> None:
+    def restore(self, job: Job) -> bool:
         """Take up a job that an earlier life accepted. A parked one is kept and does not run; one
-        whose queue is gone waits in its task's."""
+        whose queue is gone waits in its task's. False: it has parents, and is the caller's to hold.
+        """
         if job.queue not in self._dispatcher.lanes:
             job.queue = job.task.queue
         self._table.jobs[job.id] = job
+        if job.options is not None and job.options.unique_key is not None:
+            self.unique_keys.claim(job.options.unique_key, job)
+        if job.options is not None and job.options.after:
+            return False
         if not job.task.is_parked:
             self._dispatcher.submit(job)
+        return True
 
     def make_many(self, calls: Sequence[Call[Any]], options: EnqueueOptions) -> list[Job]:
         """Checked jobs for all of the calls, with room for all of them. Raises Refused."""
         jobs = [self.make(c.task, c.args, c.kwargs, options) for c in calls]
+        self.check_room_for(jobs)
+        return jobs
+
+    def check_room_for(self, jobs: Sequence[Job]) -> None:
+        """`check_room` for all of them together."""
         per_queue = Counter(job.queue for job in jobs)
         for job in jobs:
             count = per_queue.pop(job.queue, 0)
             if count:
-                self.check_room(job, options, count)
-        return jobs
+                self.check_room(job, PLAIN, count)
+
+    def new_id(self) -> str:
+        return self._ids.make(time.time())
 
 
 def _same_payload(one: Job, other: Job) -> bool:

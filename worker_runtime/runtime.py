@@ -16,12 +16,14 @@ import msgspec
 
 from worker_runtime.assembly import assemble
 from worker_runtime.attempt import Middleware
+from worker_runtime.chain import enqueue_chain, find_chain
 from worker_runtime.cron import CronInfo, CronService
 from worker_runtime.enqueue import Call, EnqueueOptions, Enqueuer, TaskRef, enqueue_options
 from worker_runtime.errors import (
     ConfigurationError,
     InvalidJob,
     InvalidTransition,
+    JobConflict,
     Refused,
     StoreUnavailable,
     UnknownJob,
@@ -29,7 +31,7 @@ from worker_runtime.errors import (
     WorkerRuntimeError,
 )
 from worker_runtime.events import Subscription
-from worker_runtime.handle import JobHandle
+from worker_runtime.handle import JobHandle, WorkflowHandle
 from worker_runtime.intake import PLAIN
 from worker_runtime.job import (
     CANCELLED,
@@ -50,6 +52,7 @@ from worker_runtime.registry import Tasks
 from worker_runtime.settings import QueueSettings, Settings, checked
 from worker_runtime.slots import Lane
 from worker_runtime.task import Retry, TaskDefinition
+from worker_runtime.uniqueness import Uniqueness
 from worker_runtime.watchdog import Watchdog
 
 logger = logging.getLogger("worker_runtime")
@@ -229,6 +232,9 @@ class Runtime(Enqueuer):
     async def join(self) -> None:
         """Wait until no job waits or runs."""
         await self.parts.dispatcher.wait_idle()
+        while self._intake.held:  # what the last ones let go
+            await asyncio.sleep(0)
+            await self.parts.dispatcher.wait_idle()
 
     # Enqueue
 
@@ -259,20 +265,27 @@ class Runtime(Enqueuer):
             if known is not None:
                 await self._acknowledged(known)
                 return JobHandle(known, self, is_new=False)
+        if options.unique is not None:
+            holder = await self._holder(options.unique)
+            if holder is not None:
+                await self._acknowledged(holder)
+                return JobHandle(holder, self, is_new=False)
         intake.check_room(job, options)
-        intake.admit(job)
+        intake.admit(job, options.parents)
         if self._store is not None:
             await self._keep([job])
+            if options.unique is not None:
+                await self._note_holder(options.unique, job)
         return JobHandle(job, self)
 
     async def enqueue_many_with(
         self, options: EnqueueOptions, calls: Iterable[Call[Any]]
     ) -> list[JobHandle[Any]]:
-        if options.job_id is not None:
-            raise InvalidJob("job_id names one job; it cannot be given for many")
+        if options.job_id is not None or options.unique is not None:
+            raise InvalidJob("job_id and unique_key name one job; they cannot be given for many")
         jobs = self._intake.make_many(list(calls), options)
         for job in jobs:
-            self._intake.admit(job)
+            self._intake.admit(job, options.parents)
         if self._store is not None and jobs:
             await self._keep(jobs)
         return [JobHandle(job, self) for job in jobs]
@@ -324,12 +337,20 @@ class Runtime(Enqueuer):
         result_ttl_s: float | msgspec.UnsetType = msgspec.UNSET,
         expires_s: float | None = None,
         label: str | None = None,
+        key: str | None = None,
+        unique_key: str | None = None,
+        unique_for_s: float | None = None,
+        unique_states: Iterable[State] | None = None,
+        after: Sequence[JobHandle[Any]] = (),
     ) -> ConfiguredEnqueuer:
         """An enqueuer for jobs that differ from their task's policy.
 
         `delay_s` or `at` (an aware datetime) say when the job becomes due; a job that has not
         started within `expires_s` seconds fails as `expired`. Both count from each enqueue.
-        Raises InvalidJob.
+        `key` names the party whose limits count. With `unique_key`, an unfinished job of that key
+        (with `unique_for_s`, also one accepted or completed in that time; `unique_states` says
+        which states count) is what `enqueue` returns, its `is_new` False. The job waits until those
+        in `after` have completed, and is cancelled when one of them fails. Raises InvalidJob.
         """
         make_options = functools.partial(
             enqueue_options,
@@ -343,9 +364,57 @@ class Runtime(Enqueuer):
             result_ttl_s=result_ttl_s,
             expires_s=expires_s,
             label=label,
+            key=key,
+            unique_key=unique_key,
+            unique_for_s=unique_for_s,
+            unique_states=None if unique_states is None else tuple(unique_states),
+            after=tuple(after),
         )
         is_relative = delay_s is not None or expires_s is not None
         return ConfiguredEnqueuer(self, make_options(), make_options if is_relative else None)
+
+    # Workflows
+
+    def new_job_id(self) -> str:
+        return self._intake.new_id()
+
+    def make_job(self, call: Call[Any], options: EnqueueOptions) -> Job:
+        """A checked job that is not accepted yet; for `admit_together`. Raises Refused."""
+        return self._intake.make(call.task, call.args, call.kwargs, options)
+
+    async def admit_together(
+        self, jobs: Sequence[tuple[Job, Sequence[Job]]]
+    ) -> list[JobHandle[Any]]:
+        """Accept jobs, each with the parents it waits for, all of them or none. Raises Refused."""
+        for job, _ in jobs:
+            if self._intake.existing(job) is not None or await self._stored(job) is not None:
+                raise JobConflict(f"job id {job.id!r} is in use")
+        self._intake.check_room_for([job for job, _ in jobs])
+        for job, parents in jobs:
+            self._intake.admit(job, parents)
+        if self._store is not None:
+            await self._keep([job for job, _ in jobs])
+        return [JobHandle(job, self) for job, _ in jobs]
+
+    async def chain(
+        self, *steps: Call[Any] | Sequence[Call[Any]], workflow_id: str | None = None
+    ) -> WorkflowHandle:
+        """Accept jobs that run one step after another, all of them or none.
+
+        A step is a `call(...)` or `step(...)`, or a list of them that run side by side. Each job of
+        a step gets the result of the step before it (of a list: a list of results, in its order) as
+        one more, first argument. When a job fails or is cancelled, what comes after it is
+        cancelled. Raises Refused.
+        """
+        return await enqueue_chain(self, steps, workflow_id)
+
+    async def group(self, *calls: Call[Any], workflow_id: str | None = None) -> WorkflowHandle:
+        """Accept jobs that run side by side, all of them or none. Raises Refused."""
+        return await enqueue_chain(self, [calls], workflow_id)
+
+    async def workflow(self, workflow_id: str) -> WorkflowHandle:
+        """The handle of a kept workflow. Raises UnknownJob."""
+        return await find_chain(self, workflow_id)
 
     # Look, wait, act
 
@@ -406,7 +475,7 @@ class Runtime(Enqueuer):
             return False
         if job.state is RUNNING:
             return dispatcher.request_stop(job, message)
-        if not job.task.is_parked:
+        if not self._intake.held.withdraw(job) and not job.task.is_parked:
             dispatcher.withdraw(job)
         text = message or "cancelled before it started"
         failure = Failure(None, "JobCancelled", text)
@@ -576,16 +645,52 @@ class Runtime(Enqueuer):
         )
         self._intake.continue_after(self._store.last_order)
         count = 0
+        children: list[Job] = []
         async for jobs in batches:
             for job in jobs:
-                self._intake.restore(job)
+                if not self._intake.restore(job):
+                    children.append(job)
                 count += 1
+        for job in children:
+            await self._hold_again(job)
         if count:
             logger.info("recovered %d unfinished jobs", count)
+
+    async def _hold_again(self, job: Job) -> None:
+        """Hold a recovered job for those it comes after; ended ones bring their results."""
+        assert job.options is not None
+        parents: list[Job] = []
+        for parent_id in job.options.after:
+            try:
+                parents.append(await self.job(parent_id))
+            except UnknownJob:
+                self._intake.held.orphan(job, parent_id)
+                return
+        self._intake.held.hold(job, parents)
+
+    async def _holder(self, wanted: Uniqueness) -> Job | None:
+        """The kept job that has a unique key, from memory or, after its end, from the store."""
+        keys = self._intake.unique_keys
+        holder = keys.holder(wanted, time.time())
+        if holder is None and self._store is not None and wanted.outlives_jobs:
+            job_id = await self._store.load_note(f"unique:{wanted.key}")
+            stored = None if job_id is None else await self._store.find(job_id)
+            holder = keys.holder(wanted, time.time())  # another caller may have been faster
+            if holder is None and stored is not None and wanted.is_held_by(stored, time.time()):
+                return stored
+        return holder
+
+    async def _note_holder(self, unique: Uniqueness, job: Job) -> None:
+        if self._store is not None and unique.outlives_jobs:
+            until = None if unique.for_s is None else job.created_at + unique.for_s
+            await self._store.save_note(f"unique:{unique.key}", job.id, until=until)
 
     def _cancel_waiting(self) -> None:
         failure = Failure(None, "JobCancelled", "the worker stopped before it started")
         outcome = Outcome(OutcomeKind.STOPPED, failure=failure, stopped_by=StopReason.CANCEL)
+        for job in self._intake.held:
+            self._intake.held.withdraw(job)
+            self.parts.finisher.apply(job, outcome, self.parts.clock.unix())
         for lane in self.parts.lanes.values():
             for job in list(lane.queue):
                 lane.queue.withdraw(job)

@@ -16,6 +16,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 
 from worker_runtime.errors import ConfigurationError
+from worker_runtime.task import Limit
 
 Dialect = Literal["sandbox", "vera", "operations"]
 DIALECTS: tuple[Dialect, ...] = typing.get_args(Dialect)
@@ -33,6 +34,8 @@ class QueueSettings(msgspec.Struct, frozen=True):
 
     concurrency  attempts that run at a time
     capacity     jobs that may wait, scheduled ones included
+    limit        a rate for the queue as a whole
+    per_key      for the jobs in the queue that share a key
     aging_s      a waiting job rises one priority for each `aging_s` seconds; None: strict for ever
     """
 
@@ -40,6 +43,8 @@ class QueueSettings(msgspec.Struct, frozen=True):
     concurrency: Annotated[int, msgspec.Meta(ge=1, le=100_000)] | None = None
     capacity: Annotated[int, msgspec.Meta(ge=1, le=100_000_000)] | None = None
     aging_s: Annotated[float, msgspec.Meta(gt=0)] | None = None
+    limit: Limit | None = None
+    per_key: Limit | None = None
 
 
 class ProcessSettings(msgspec.Struct, frozen=True, kw_only=True):

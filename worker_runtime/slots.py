@@ -12,6 +12,7 @@ import msgspec
 from worker_runtime.context import JobContext
 from worker_runtime.executors import Executor
 from worker_runtime.job import Job, StopReason
+from worker_runtime.limits import LimitedQueue
 from worker_runtime.priority_queue import PriorityQueue
 
 
@@ -24,6 +25,7 @@ class Lane:
         "concurrency",
         "idle",
         "is_paused",
+        "limited",
         "name",
         "queue",
         "running",
@@ -31,13 +33,12 @@ class Lane:
         "wakeups",
     )
 
-    def __init__(
-        self, name: str, *, concurrency: int, capacity: int, aging_s: float | None = None
-    ) -> None:
+    def __init__(self, name: str, *, concurrency: int, capacity: int, queue: PriorityQueue) -> None:
         self.name = name
         self.concurrency = concurrency
         self.capacity = capacity
-        self.queue = PriorityQueue(aging_s)
+        self.queue = queue
+        self.limited = queue if isinstance(queue, LimitedQueue) else None
         self.busy = 0
         self.running: set[Slot] = set()
         self.idle: list[Slot] = []

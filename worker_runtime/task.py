@@ -74,6 +74,30 @@ class Retry(msgspec.Struct, frozen=True):
 NO_RETRY = Retry(max_attempts=1)
 
 
+class Limit(msgspec.Struct, frozen=True):
+    """At most `concurrency` attempts at a time, and `rate` starts in `per_s` seconds."""
+
+    concurrency: int | None = None
+    rate: int | None = None
+    per_s: float = 1.0
+
+    def __post_init__(self) -> None:
+        _require(
+            self.concurrency is None or self.concurrency >= 1,
+            "Limit.concurrency",
+            "at least 1",
+            self.concurrency,
+        )
+        _require(self.rate is None or self.rate >= 1, "Limit.rate", "at least 1", self.rate)
+        _require(0 < self.per_s < 1e9, "Limit.per_s", "seconds above 0", self.per_s)
+        _require(
+            self.concurrency is not None or self.rate is not None,
+            "Limit",
+            "given a concurrency, a rate or both",
+            self,
+        )
+
+
 class TaskPolicy(msgspec.Struct, frozen=True):
     """How a task's jobs are run. None means: the runtime's default.
 
@@ -82,6 +106,8 @@ class TaskPolicy(msgspec.Struct, frozen=True):
     run_in        `loop` (async functions), `thread` (sync functions) or `process`
     result_ttl_s  how long an ended job is kept
     on_crash      a job whose process died is tried again (`retry`), at most three times, or failed
+    limit         for all jobs of the task together
+    per_key       for the jobs of the task that share a key (`runtime.options(key=...)`)
     domain        the operations dialect serves the task at `POST /{domain}/start`
     """
 
@@ -93,6 +119,8 @@ class TaskPolicy(msgspec.Struct, frozen=True):
     run_in: RunIn | None = None
     result_ttl_s: float | None = None
     on_crash: OnCrash = "retry"
+    limit: Limit | None = None
+    per_key: Limit | None = None
     domain: str | None = None
 
 
@@ -100,7 +128,10 @@ class JobOptions(msgspec.Struct, frozen=True, omit_defaults=True):
     """What one job overrides of its task's policy, and what only a job can have.
 
     UNSET means: as the task says. `expires_at` is Unix seconds: a job that has not started by then
-    fails as `expired`. `label` is free text shown back to whoever asks.
+    fails as `expired`. `label` is free text shown back to whoever asks; `key` names whose limits
+    count; `unique_key` is what no second job may have (see `Runtime.options`). The job is held
+    until those with the ids in `after` have completed; `takes_results` puts the first one's result, or a list
+    of all, before its own arguments.
     """
 
     timeout_s: float | msgspec.UnsetType | None = msgspec.UNSET
@@ -108,6 +139,10 @@ class JobOptions(msgspec.Struct, frozen=True, omit_defaults=True):
     result_ttl_s: float | msgspec.UnsetType = msgspec.UNSET
     expires_at: float | None = None
     label: str | None = None
+    key: str | None = None
+    unique_key: str | None = None
+    after: tuple[str, ...] = ()
+    takes_results: Literal["one", "all"] | None = None
 
 
 @overload
@@ -125,6 +160,8 @@ def task(
     run_in: RunIn | None = None,
     result_ttl_s: float | None = None,
     on_crash: OnCrash = "retry",
+    limit: Limit | None = None,
+    per_key: Limit | None = None,
     domain: str | None = None,
 ) -> Callable[[Callable[P, R]], Callable[P, R]]: ...
 
@@ -207,10 +244,12 @@ class TaskDefinition:
         "fn",
         "is_async",
         "is_bare",
+        "limit",
         "max_attempts",
         "name",
         "needs_context",
         "on_crash",
+        "per_key",
         "priority",
         "queue",
         "result_ttl_s",
@@ -240,6 +279,8 @@ class TaskDefinition:
         self.max_attempts = self.retry.max_attempts
         self.result_ttl_s = policy.result_ttl_s
         self.on_crash = policy.on_crash
+        self.limit = policy.limit
+        self.per_key = policy.per_key
         self.domain = policy.domain
         self.is_async = fn is not None and _is_async(fn)
         self.run_in: RunIn = policy.run_in or ("loop" if self.is_async else "thread")

@@ -185,7 +185,7 @@ def swallow_stop(started: str) -> None:
     while True:
         try:
             time.sleep(60)
-        except BaseException:  # noqa: BLE001, S110
+        except BaseException:
             pass
 
 

@@ -67,8 +67,9 @@ class Store(Protocol):
         """What `save_note` last kept under `key`; None where it never did."""
         ...
 
-    async def save_note(self, key: str, text: str) -> None:
-        """Keep a short text beside the jobs, as durable as they are."""
+    async def save_note(self, key: str, text: str, *, until: float | None = None) -> None:
+        """Keep a short text beside the jobs, as durable as they are, `until` then (Unix seconds)
+        where that is given."""
         ...
 
     def statistics(self) -> dict[str, Any]: ...

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
@@ -86,6 +86,10 @@ class StoredOptions(msgspec.Struct, frozen=True, omit_defaults=True):
     result_ttl_s: float | msgspec.UnsetType = msgspec.UNSET
     expires_at: float | None = None
     label: str | None = None
+    key: str | None = None
+    unique_key: str | None = None
+    after: tuple[str, ...] = ()
+    takes_results: Literal["one", "all"] | None = None
 
 
 class StoredActivity(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -227,6 +231,10 @@ def _stored_options(options: JobOptions) -> StoredOptions:
         result_ttl_s=options.result_ttl_s,
         expires_at=options.expires_at,
         label=options.label,
+        key=options.key,
+        unique_key=options.unique_key,
+        after=options.after,
+        takes_results=options.takes_results,
     )
 
 
@@ -293,6 +301,10 @@ def _options(stored: StoredOptions) -> JobOptions:
         result_ttl_s=stored.result_ttl_s,
         expires_at=stored.expires_at,
         label=stored.label,
+        key=stored.key,
+        unique_key=stored.unique_key,
+        after=stored.after,
+        takes_results=stored.takes_results,
     )
 
 

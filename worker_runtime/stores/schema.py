@@ -61,7 +61,12 @@ def _create(connection: sqlite3.Connection) -> None:
 
 
 def _add_notes(connection: sqlite3.Connection) -> None:
-    connection.execute("CREATE TABLE worker_notes (key TEXT PRIMARY KEY, text TEXT NOT NULL)")
+    connection.execute(
+        "CREATE TABLE worker_notes (key TEXT PRIMARY KEY, text TEXT NOT NULL, keep_until REAL)"
+    )
+    connection.execute(
+        "CREATE INDEX worker_notes_keep ON worker_notes (keep_until) WHERE keep_until IS NOT NULL"
+    )
 
 
 MIGRATIONS: tuple[Migration, ...] = (_create, _add_notes)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 import sqlite3
+import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, Literal, get_args
@@ -190,13 +191,10 @@ class SqliteStore:
         rows = await self._reader.rows("SELECT text FROM worker_notes WHERE key = ?", (key,))
         return None if not rows else str(rows[0][0])
 
-    async def save_note(self, key: str, text: str) -> None:
+    async def save_note(self, key: str, text: str, *, until: float | None = None) -> None:
         def work(connection: sqlite3.Connection) -> None:
-            connection.execute(
-                "INSERT INTO worker_notes VALUES (?, ?)"
-                " ON CONFLICT (key) DO UPDATE SET text = excluded.text",
-                (key, text),
-            )
+            connection.execute("DELETE FROM worker_notes WHERE keep_until < ?", (time.time(),))
+            connection.execute("REPLACE INTO worker_notes VALUES (?, ?, ?)", (key, text, until))
 
         await self._journal.call(work)
 
