@@ -1,9 +1,11 @@
 """Tasks to try a worker with, served where no TARGET is given: one that waits, one that computes in
-the event loop, one that computes for long in a thread and can be watched and stopped."""
+the event loop, one that computes for long in a thread and can be watched and stopped, and one in a
+child process."""
 
 from __future__ import annotations
 
 import asyncio
+import hashlib
 from collections.abc import Callable
 from typing import Annotated, Any
 
@@ -41,6 +43,15 @@ def count_primes(ctx: JobContext, below: Annotated[int, msgspec.Meta(ge=0, le=10
     return len(primes)
 
 
+@task(run_in="process", timeout_s=300)
+def digest(text: str, rounds: Annotated[int, msgspec.Meta(ge=1, le=100_000_000)]) -> str:
+    """SHA-256 over and over, in a child process: it is killed where it runs too long."""
+    value = text.encode()
+    for _ in range(rounds):
+        value = hashlib.sha256(value).digest()
+    return value.hex()
+
+
 def _has_no_divisor(number: int, primes: list[int]) -> bool:
     for prime in primes:
         if prime * prime > number:
@@ -50,7 +61,7 @@ def _has_no_divisor(number: int, primes: list[int]) -> bool:
     return True
 
 
-EXAMPLE_TASKS: tuple[Callable[..., Any], ...] = (sleep, add, count_primes)
+EXAMPLE_TASKS: tuple[Callable[..., Any], ...] = (sleep, add, count_primes, digest)
 
 
 def commands_to_try(url: str, *, with_token: bool = False) -> list[str]:

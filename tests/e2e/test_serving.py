@@ -13,6 +13,7 @@ from pathlib import Path
 
 import aiohttp
 import msgspec
+import psutil
 import pytest
 
 from tests.helpers import ROOT, eventually, free_port, start_server_process
@@ -57,6 +58,17 @@ async def test_the_commands_it_prints_work_as_printed(env: dict[str, str]) -> No
         assert '"count_primes"' in outputs[1]
         assert '"add"' in outputs[2]
         assert await server.stop() == 0
+
+
+async def test_a_stopped_worker_leaves_no_child_process() -> None:
+    async with start_server_process() as server, aiohttp.ClientSession() as http:
+        body = {"task": "digest", "args": ["text", 3]}
+        async with http.post(f"{server.url}/v1/jobs?wait_s=20", json=body) as answer:
+            assert len((await answer.json())["result"]) == 64
+        children = psutil.Process(server.process.pid).children(recursive=True)
+        assert children
+        assert await server.stop() == 0
+        await eventually(lambda: not any(child.is_running() for child in children))
 
 
 async def test_port_zero_is_a_free_port_that_the_log_names() -> None:
