@@ -152,9 +152,11 @@ def _run(target: str | None, options: ListenOptions, *, burst: bool) -> int:
     from worker_runtime.example_tasks import commands_to_try
     from worker_runtime.log_setup import configure_logging
     from worker_runtime.target import load_runtime
+    from worker_runtime.watch import end_with_supervisor
 
     settings = Settings.from_environment(**options.given())
     configure_logging(settings.log_level, settings.log_format)
+    end_with_supervisor()
     runtime = load_runtime(target, settings)
     settings = _merged(runtime.settings, settings, options)
     configure_logging(settings.log_level, settings.log_format)

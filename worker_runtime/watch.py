@@ -1,8 +1,13 @@
-"""Run a command and restart it whenever a Python file in a directory changes."""
+"""Run a command and restart it whenever a Python file in a directory changes.
+
+The command gets the reading end of a pipe whose writing end only the supervisor has. A worker that
+was started so ends when the pipe does: however the supervisor died, nothing is left behind.
+"""
 
 from __future__ import annotations
 
 import logging
+import os
 import signal
 import subprocess
 import threading
@@ -17,6 +22,7 @@ from worker_runtime.stop_signals import STOP_SIGNALS
 logger = logging.getLogger("worker_runtime.watch")
 
 _LOOK_EVERY_MS = 200
+_PIPE_VARIABLE = "_WORKER_RUNTIME_SUPERVISOR"
 _SIGNALS = (*STOP_SIGNALS, signal.SIGHUP)
 # The worker ends by itself on time; this is for one that cannot.
 _KILLED_AFTER_S = 30.0
@@ -35,6 +41,7 @@ class Supervisor:
         self._killed_after_s = stop_within_s + _KILLED_AFTER_S
         self._stopping = threading.Event()
         self._child: subprocess.Popen[bytes] | None = None
+        self._pipe, self._held = os.pipe()  # the operating system closes them with this process
 
     def run(self) -> int:
         previous = {number: signal.signal(number, self._pass_on) for number in _SIGNALS}
@@ -63,7 +70,12 @@ class Supervisor:
 
     def _start(self) -> None:
         # A group of its own: Ctrl-C in a terminal reaches the child once, passed on by us.
-        self._child = subprocess.Popen(self._command, start_new_session=True)
+        self._child = subprocess.Popen(
+            self._command,
+            start_new_session=True,
+            pass_fds=(self._pipe,),
+            env={**os.environ, _PIPE_VARIABLE: str(self._pipe)},
+        )
 
     def _end(self) -> int:
         """Have the child end, by force where it must be, and return its exit code."""
@@ -81,3 +93,16 @@ class Supervisor:
         self._stopping.set()
         if self._child is not None and self._child.poll() is None:
             self._child.send_signal(signal.SIGTERM if number == signal.SIGHUP else number)
+
+
+def end_with_supervisor() -> None:
+    """In a worker that a Supervisor started: stop as on SIGTERM once the supervisor is gone."""
+    pipe = os.environ.pop(_PIPE_VARIABLE, "")
+    if not pipe:
+        return
+
+    def wait() -> None:
+        os.read(int(pipe), 1)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=wait, name="worker-runtime-supervisor", daemon=True).start()

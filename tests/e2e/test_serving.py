@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -233,3 +234,14 @@ async def test_watch_restarts_on_a_change(tmp_path: Path) -> None:
         assert server.log.count("listening on") == 3
     with socket.socket() as probe:
         assert probe.connect_ex(("127.0.0.1", server.port)) != 0
+
+
+async def test_a_killed_supervisor_leaves_no_worker(tmp_path: Path) -> None:
+    (tmp_path / "watched.py").write_text(
+        "from worker_runtime import task\n@task\nasync def one() -> None: ...\n"
+    )
+    arguments = ("watched", "--watch", str(tmp_path))
+    async with start_server_process(*arguments, cwd=tmp_path) as server:
+        (worker,) = psutil.Process(server.process.pid).children()
+        server.signal(signal.SIGKILL)
+        await eventually(lambda: not worker.is_running(), 10)
