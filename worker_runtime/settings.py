@@ -113,7 +113,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
     # Limits
     task_timeout_s: Annotated[float, _env("TASK_TIMEOUT", gt=0)] | None = None
-    cancel_grace_s: Annotated[float, _env("WORKER_CANCEL_GRACE", ge=0, le=3600)] = 5.0
+    cancel_grace_s: Annotated[float, _env("WORKER_CANCEL_GRACE", ge=0, le=3600)] = 3.0
     stop_within_s: Annotated[float, _env("WORKER_STOP_WITHIN", ge=0, le=3600)] = 25.0
     abandoned_max: Annotated[int, _env("WORKER_ABANDONED_MAX", ge=0, le=10_000)] = 10
     payload_bytes_max: Annotated[int, _env("WORKER_PAYLOAD_BYTES", ge=1)] = 1 << 20
