@@ -94,7 +94,7 @@ def bare_app() -> web.Application:
 
 
 async def our_app() -> web.Application:
-    settings = Settings(concurrency=64, queue_capacity=100_000)
+    settings = Settings(queue_capacity=100_000)
     runtime = Runtime([sandbox_noop, noop], settings=settings)
     await runtime.start()
     return build_app(runtime)
