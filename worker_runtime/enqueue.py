@@ -44,6 +44,10 @@ class EnqueueOptions(msgspec.Struct, frozen=True):
     wire: bool = False
 
 
+# A job as its task's policy says, called over a wire: what most jobs of an HTTP door are.
+WIRE = EnqueueOptions(must_encode=True, wire=True)
+
+
 class Call(Generic[R]):
     """A task and its arguments, for `enqueue_many`. Make one with `call(...)`."""
 

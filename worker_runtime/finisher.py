@@ -76,7 +76,11 @@ class Finisher:
         if duration_s is not None:
             tally.durations[bisect_left(DURATION_BUCKETS_S, duration_s)] += 1
             tally.seconds += duration_s
-        if outcome.kind is RETURNED and not self._must_encode and not job.must_encode:
+        if (
+            outcome.kind is RETURNED
+            and self._store is None
+            and (outcome.value is None or not job.must_encode)
+        ):
             # The usual end, without a Transition: there is nothing to decide or to record.
             job.state = COMPLETED
             job.ended_at = now

@@ -76,7 +76,7 @@ class JobHandle(msgspec.Struct, Generic[R], frozen=True, gc=False, eq=False):
                 async with asyncio.timeout(timeout_s):
                     await waiter
             finally:
-                waiter.cancel()
+                self.runtime.stop_waiting(self.job, waiter)
         return self.job.state
 
     async def cancel(self, message: str = "") -> bool:

@@ -63,9 +63,14 @@ class Intake:
         self._is_limited = overload.has_limits
 
     def accept(
-        self, task: Callable[..., Any] | str, args: tuple[Any, ...], kwargs: dict[str, Any]
+        self,
+        task: Callable[..., Any] | str,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any] | None,
+        *,
+        wire: bool = False,
     ) -> Job:
-        """Make and admit a job without options: the usual way in. Raises Refused.
+        """Make and admit a job without options, or with `WIRE`: the usual ways in. Raises Refused.
 
         The same steps as `make`, `check_room` and `admit`, with what options may change left out.
         """
@@ -73,7 +78,7 @@ class Intake:
         signature = definition.signature
         if args or kwargs or not signature.nothing_required:
             try:
-                args, named = signature.bind(args, kwargs)
+                args, named = signature.bind(args, kwargs, wire=wire)
             except InvalidArguments as error:
                 raise InvalidArguments(f"task {definition.name}: {error}") from None
         else:
@@ -84,6 +89,8 @@ class Intake:
         now = monotonic() + self._clock.offset_s
         job_id = self._ids.make(now)
         job = Job(job_id, definition, args, named, queue, definition.priority, order, now)
+        if wire:
+            job.must_encode = True
         if lane.queue.waiting >= lane.capacity or self._is_limited or not self.is_open:
             self.check_room(job, PLAIN)
         self._table.jobs[job_id] = job

@@ -18,7 +18,7 @@ from worker_runtime.assembly import assemble
 from worker_runtime.attempt import Middleware
 from worker_runtime.chain import enqueue_chain, find_chain
 from worker_runtime.cron import CronInfo, CronService
-from worker_runtime.enqueue import Call, EnqueueOptions, Enqueuer, TaskRef, enqueue_options
+from worker_runtime.enqueue import WIRE, Call, EnqueueOptions, Enqueuer, TaskRef, enqueue_options
 from worker_runtime.errors import (
     ConfigurationError,
     InvalidJob,
@@ -258,6 +258,11 @@ class Runtime(Enqueuer):
     ) -> JobHandle[Any]:
         """`enqueue` for callers that hold the options and arguments as values."""
         intake = self._intake
+        if options is WIRE:
+            job = intake.accept(task, args, kwargs, wire=True)
+            if self._store is not None:
+                await self._keep([job])
+            return JobHandle(job, self)
         job = intake.make(task, args, kwargs or {}, options)
         if options.job_id is not None:
             # Again, because another call may have been accepted while the store was asked.
@@ -300,6 +305,11 @@ class Runtime(Enqueuer):
         known: list[Job] = []
         for options, call in calls:
             try:
+                if options is WIRE:
+                    job = intake.accept(call.task, call.args, call.kwargs, wire=True)
+                    accepted.append(job)
+                    answers.append(JobHandle(job, self))
+                    continue
                 job = intake.make(call.task, call.args, call.kwargs, options)
                 if options.job_id is not None:
                     existing = intake.existing(job) or await self._stored(job)
@@ -461,8 +471,13 @@ class Runtime(Enqueuer):
         return JobPage([describe(job) for job in page.jobs], page.cursor)
 
     def wait(self, job: Job) -> asyncio.Future[None]:
-        """A future that ends with the job; for callers that hold the record."""
+        """A future that ends with the job; for callers that hold the record. Who stops waiting
+        before that gives it back with `stop_waiting`."""
         return self.parts.table.wait(job)
+
+    def stop_waiting(self, job: Job, waiter: asyncio.Future[None]) -> None:
+        """Give back a future of `wait`. Harmless for one that has ended."""
+        self.parts.table.stop_waiting(job, waiter)
 
     async def cancel(self, job_id: str, message: str = "") -> bool:
         """Cancel a job. True: a waiting one has ended and never runs, a running one was told to

@@ -1,8 +1,8 @@
 """Checks a call's arguments against a task's annotations, when the job is enqueued.
 
 The annotations become msgspec Structs once per task: one array-like Struct per number of
-positional arguments, and one with every parameter by name for calls that use keywords. A check is
-then one C call, and its result is what the task receives.
+positional arguments, one per set of keywords that calls have used, and one with every parameter by
+name for all other calls. A check is then one C call, and its result is what the task receives.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import inspect
 import re
 import types
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
 from typing import Any
@@ -26,6 +26,9 @@ Arguments = tuple[tuple[Any, ...], dict[str, Any] | None]
 
 # From Python callers these arrive as themselves; from a wire, `str` stands for them.
 _NATIVE_TYPES = (bytes, bytearray, memoryview, datetime, date, time, timedelta, UUID, Decimal)
+
+# Different sets of keywords for which the quick check is kept; a caller may send any number.
+_CALLS_KNOWN = 64
 
 _POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
 
@@ -77,6 +80,12 @@ class Signature:
         self._positional_required = len(self._required) - len(self._required_keyword_only)
         self._by_arity: dict[int, type[msgspec.Struct]] = {}
         self._by_name = self._named_struct()
+        self._by_names: dict[tuple[str, ...], type[msgspec.Struct]] = {}
+
+    @property
+    def positional(self) -> list[str]:
+        """The parameters that a call may give by position, in their order."""
+        return list(self._positional)
 
     @property
     def required(self) -> list[str]:
@@ -99,6 +108,11 @@ class Signature:
         ):
             struct = self._by_arity.get(len(args)) or self._arity_struct(len(args))
             return msgspec.structs.astuple(self._convert(args, struct, wire)), None
+        if not args and kwargs:
+            struct = self._by_names.get(tuple(kwargs))
+            if struct is not None:
+                values = msgspec.structs.astuple(self._convert(kwargs, struct, wire))
+                return (), dict(zip(kwargs, values, strict=True))
         return self._bind_named(args, kwargs or {}, wire)
 
     def with_context(
@@ -132,6 +146,8 @@ class Signature:
         named = {k: values[k] for k in kwargs if k in self._by_keyword}
         if self._extra is not None:
             named.update(values[self._extra])
+        if not args and self._rest is None is self._extra and len(self._by_names) < _CALLS_KNOWN:
+            self._by_names[tuple(kwargs)] = self._struct_of(kwargs)
         return bound, named or None
 
     def _check_names(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
@@ -188,6 +204,13 @@ class Signature:
         )
         self._by_arity[count] = struct
         return struct
+
+    def _struct_of(self, names: Iterable[str]) -> type[msgspec.Struct]:
+        """A Struct for calls that give just `names`, by keyword and in this order."""
+        fields: list[Any] = [
+            (f"p{i}", self.types[name], msgspec.field(name=name)) for i, name in enumerate(names)
+        ]
+        return msgspec.defstruct("Arguments", fields, gc=False)
 
     def _named_struct(self) -> type[msgspec.Struct]:
         fields: list[Any] = []

@@ -55,7 +55,8 @@ class JobTable:
         return job
 
     def wait(self, job: Job) -> asyncio.Future[None]:
-        """A future that ends when `job` has ended. Cancel it to stop waiting.
+        """A future that ends when `job` has ended. Who stops waiting before that says so with
+        `stop_waiting`: a callback on each future would cost more than the wait.
 
         Raises Unavailable where too many wait already.
         """
@@ -70,18 +71,19 @@ class JobTable:
         else:
             job.waiters.append(future)
         self._waiting += 1
-        future.add_done_callback(lambda done: self._forget_waiter(job, done))
         return future
 
-    def _forget_waiter(self, job: Job, future: asyncio.Future[None]) -> None:
-        self._waiting -= 1
+    def stop_waiting(self, job: Job, future: asyncio.Future[None]) -> None:
+        """Give back a future of `wait`. Harmless for one that has ended."""
         if job.waiters is not None and future in job.waiters:
             job.waiters.remove(future)
+            self._waiting -= 1
 
     def retire(self, job: Job, ttl_s: float | None) -> None:
         """Move a job that has just ended into the history and wake who waits for it."""
         if job.waiters is not None:
             waiters, job.waiters = job.waiters, None
+            self._waiting -= len(waiters)
             for future in waiters:
                 if not future.done():
                     future.set_result(None)
@@ -110,6 +112,7 @@ class JobTable:
         """Tell those who wait for jobs that will not end in this process. Raises in them."""
         for job in self.jobs.values():
             waiters, job.waiters = job.waiters or (), None
+            self._waiting -= len(waiters)
             for future in waiters:
                 if not future.done():
                     future.set_exception(

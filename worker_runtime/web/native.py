@@ -47,6 +47,7 @@ class Native:
     def __init__(self, runtime: Runtime, settings: Settings, *, prefix: str) -> None:
         self._runtime = runtime
         self._prefix = prefix
+        self._waits = wire.JobWaits(runtime)
         self._result_bytes_max = settings.result_bytes_max
         bytes_max = settings.payload_bytes_max
         self._bytes_max = bytes_max
@@ -196,21 +197,21 @@ class Native:
     async def _enqueue_batch(
         self, items: Sequence[NewJob | Rejection]
     ) -> list[JobHandle[Any] | Exception]:
-        outcomes: list[JobHandle[Any] | Exception | None] = []
+        refused: dict[int, Exception] = {}
         calls: list[tuple[EnqueueOptions, Call[Any]]] = []
-        for item in items:
-            if isinstance(item, Rejection):
-                outcomes.append(item)
-                continue
+        for place, item in enumerate(items):
             try:
-                options = options_of(item)
-            except WorkerRuntimeError as error:
-                outcomes.append(error)
-                continue
-            calls.append((options, Call(item.task, tuple(item.args), item.kwargs or {})))
-            outcomes.append(None)
-        enqueued = iter(await self._runtime.enqueue_each(calls))
-        return [next(enqueued) if outcome is None else outcome for outcome in outcomes]
+                if isinstance(item, Rejection):
+                    raise item
+                call = Call[Any](item.task, tuple(item.args), item.kwargs or {})
+                calls.append((options_of(item), call))
+            except (Rejection, WorkerRuntimeError) as error:
+                refused[place] = error
+        enqueued = await self._runtime.enqueue_each(calls)
+        if not refused:
+            return list(enqueued)
+        accepted = iter(enqueued)
+        return [refused[n] if n in refused else next(accepted) for n in range(len(items))]
 
     def _item_answer(self, outcome: JobHandle[Any] | Exception, *, packed: bool) -> BatchItem:
         if isinstance(outcome, JobHandle):
@@ -245,7 +246,7 @@ class Native:
         """Whether the job ended in time. The job was accepted, so that not being able to wait for
         it is no refusal."""
         try:
-            return await wire.ended_within(self._runtime, job, seconds)
+            return await self._waits.ended_within(job, seconds)
         except Unavailable:
             return False
 

@@ -8,13 +8,11 @@ from typing import Any, Literal
 
 import msgspec
 
-from worker_runtime.enqueue import EnqueueOptions, enqueue_options
+from worker_runtime.enqueue import WIRE, EnqueueOptions, enqueue_options
 from worker_runtime.job import COMPLETED, PRIORITY_NAMES, Job, JobInfo, Priority, describe
 from worker_runtime.signature import Signature
 from worker_runtime.task import TaskDefinition
 from worker_runtime.web.wire import encode_json, encode_msgpack
-
-_PLAIN = EnqueueOptions(must_encode=True, wire=True)
 
 
 class NewJob(msgspec.Struct, forbid_unknown_fields=True, gc=False):
@@ -54,7 +52,7 @@ def options_of(new: NewJob) -> EnqueueOptions:
         new.label,
     )
     if given == _OPTION_DEFAULTS:
-        return _PLAIN
+        return WIRE
     return enqueue_options(
         job_id=new.id,
         queue=new.queue,

@@ -21,7 +21,7 @@ from prometheus_client import Metric
 
 import worker_runtime
 from worker_runtime.builtin_tasks import SimulatedTask
-from worker_runtime.enqueue import EnqueueOptions
+from worker_runtime.enqueue import WIRE
 from worker_runtime.errors import InvalidArguments, WorkerRuntimeError
 from worker_runtime.job import CANCELLED, COMPLETED, Job, Reason
 from worker_runtime.job_id import JobIds
@@ -29,7 +29,15 @@ from worker_runtime.runtime import QueueInfo, Runtime
 from worker_runtime.settings import Settings
 from worker_runtime.task import TaskDefinition
 from worker_runtime.web.sandbox_metrics import SandboxMetrics
-from worker_runtime.web.wire import Body, Rejection, encode_json, ended_within, rejection_of
+from worker_runtime.web.wire import (
+    Body,
+    JobWaits,
+    Rejection,
+    body_at_hand,
+    encode_json,
+    read_body,
+    rejection_of,
+)
 
 logger = logging.getLogger("worker_runtime.web")
 
@@ -52,8 +60,6 @@ _ERRORS = {
     "invalid_config": "Invalid config body",
 }
 _LABELS = {"queue_full": "rejected", "shutting_down": "rejected", "overloaded": "overloaded"}
-
-_OPTIONS = EnqueueOptions(must_encode=True, wire=True)
 
 
 class TaskRequest(msgspec.Struct):
@@ -96,7 +102,8 @@ class Sandbox:
         self._worker = settings.name
         self._color = settings.color
         self._ids = JobIds()
-        self._body: Body[TaskRequest] = Body(TaskRequest, bytes_max=settings.payload_bytes_max)
+        self._bytes_max = settings.payload_bytes_max
+        self._body: Body[TaskRequest] = Body(TaskRequest, bytes_max=self._bytes_max)
         self._config_body: Body[dict[str, Any]] = Body(
             dict[str, Any], bytes_max=min(_CONFIG_BYTES_MAX, settings.payload_bytes_max)
         )
@@ -109,7 +116,12 @@ class Sandbox:
             )
         self._simulated = simulated
         self._misfit = None if self._task is None else _misfit(self._task)
+        self._by_position = self._task is not None and self._task.signature.positional == [
+            "id",
+            "weight",
+        ]
         self._timeout_s = TASK_TIMEOUT_S
+        self._waits = JobWaits(runtime)
         self._metrics = SandboxMetrics(settings.name)
 
     def routes(self) -> Sequence[web.RouteDef]:
@@ -170,20 +182,25 @@ class Sandbox:
 
     async def _run(self, request: web.Request) -> web.Response:
         try:
-            call = await self._body.read_as_json(request)
+            data = body_at_hand(request, self._bytes_max)
+            if data is None:
+                data = await read_body(request, self._bytes_max)
+            call = self._body.decode(data)
             if self._misfit is not None:
                 raise Rejection(422, "invalid_arguments", self._misfit)
             label = self._ids.make(time.time()) if call.id is None else call.id
             weight = 1.0 if call.weight is None else call.weight
-            handle = await self._runtime.enqueue_with(
-                _OPTIONS, TASK_NAME, (), {"id": label, "weight": weight}
-            )
+            if self._by_position:  # the same call, and cheaper to check
+                handle = await self._runtime.enqueue_with(WIRE, TASK_NAME, (label, weight))
+            else:
+                named = {"id": label, "weight": weight}
+                handle = await self._runtime.enqueue_with(WIRE, TASK_NAME, (), named)
         except (Rejection, WorkerRuntimeError) as error:
             rejection = rejection_of(error)
             self._metrics.count(_LABELS.get(rejection.code, "error"))
             raise rejection from None
         job = handle.job
-        if not await ended_within(self._runtime, job, self._timeout_s):
+        if not await self._waits.ended_within(job, self._timeout_s):
             self._metrics.count("failed")
             await self._runtime.cancel(job.id, "its caller waits no longer")
             detail = f"the task did not finish within {self._timeout_s:g} s and was cancelled"

@@ -11,6 +11,7 @@ import asyncio
 import hmac
 import logging
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from time import monotonic
 from typing import Any, Generic, Protocol, TypeVar
 
 import msgspec
@@ -178,17 +179,27 @@ def _check_token(request: web.BaseRequest, expected: bytes) -> None:
 # In
 
 
+def body_at_hand(request: web.BaseRequest, bytes_max: int) -> bytes | None:
+    """The whole body if it has arrived with the headers, as small ones do; None where it has to be
+    waited for. Raises Rejection (413)."""
+    content = request.content
+    if not content.is_eof():
+        return None
+    body = content.read_nowait()
+    if len(body) > bytes_max:
+        raise _too_large(bytes_max)
+    return body
+
+
 async def read_body(
     request: web.BaseRequest, bytes_max: int, *, timeout_s: float = BODY_TIMEOUT_S
 ) -> bytes:
     """The whole body, chunked or not. Raises Rejection: 413 above `bytes_max`, 408 when it takes
     longer than `timeout_s` to arrive (aiohttp itself would wait for ever)."""
-    content = request.content
-    if content.is_eof():  # it came with the headers, as small bodies do
-        body = content.read_nowait()
-        if len(body) > bytes_max:
-            raise _too_large(bytes_max)
+    body = body_at_hand(request, bytes_max)
+    if body is not None:
         return body
+    content = request.content
     if (request.content_length or 0) > bytes_max:
         raise _too_large(bytes_max)
     parts: list[bytes] = []
@@ -355,23 +366,55 @@ def number(
     return value
 
 
-async def ended_within(runtime: Runtime, job: Job, seconds: float) -> bool:
-    """Wait for the job to end; False once `seconds` have passed. Raises Unavailable where too many
-    wait already, or where the worker stops and keeps the job for later."""
-    waiter = runtime.wait(job)
-    timer = asyncio.get_running_loop().call_later(seconds, _give_up, waiter)
-    try:
-        await waiter
-    except TimeoutError:
-        return False
-    finally:
-        timer.cancel()
-    return True
+class JobWaits:
+    """Waits for jobs, each with a limit of its own, all on one timer: a timer each would cost a
+    good part of what a short job does."""
 
+    _TICK_S = 0.01
 
-def _give_up(waiter: asyncio.Future[None]) -> None:
-    if not waiter.done():
-        waiter.set_exception(TimeoutError())
+    def __init__(self, runtime: Runtime) -> None:
+        self._runtime = runtime
+        self._deadlines: dict[asyncio.Future[None], float] = {}
+        self._timer: asyncio.TimerHandle | None = None
+        self._fires_at = float("inf")
+
+    async def ended_within(self, job: Job, seconds: float) -> bool:
+        """Wait for the job to end; False once `seconds` have passed. Raises Unavailable where too
+        many wait already, or where the worker stops and keeps the job for later."""
+        if job.ended_at is not None:
+            return True
+        waiter = self._runtime.wait(job)
+        self._deadlines[waiter] = deadline = monotonic() + seconds
+        if deadline < self._fires_at:
+            self._arm(deadline)
+        try:
+            await waiter
+        except TimeoutError:
+            return False
+        finally:
+            del self._deadlines[waiter]
+            if job.ended_at is None:
+                self._runtime.stop_waiting(job, waiter)
+        return True
+
+    def _arm(self, deadline: float) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._fires_at = deadline
+        delay_s = max(self._TICK_S, deadline - monotonic())
+        self._timer = asyncio.get_running_loop().call_later(delay_s, self._fire)
+
+    def _fire(self) -> None:
+        self._timer = None
+        self._fires_at = nearest = float("inf")
+        now = monotonic()
+        for waiter, deadline in self._deadlines.items():
+            if deadline > now:
+                nearest = min(nearest, deadline)
+            elif not waiter.done():
+                waiter.set_exception(TimeoutError())
+        if nearest < self._fires_at:
+            self._arm(nearest)
 
 
 PROBLEM_TYPE = "application/problem+json"
