@@ -154,8 +154,7 @@ async def test_waiters_are_bounded_and_those_who_left_do_not_count() -> None:
     first, _second = table.wait(job), table.wait(job)
     with pytest.raises(Unavailable, match="2 callers already wait for a job, the most allowed"):
         table.wait(job)
-    first.cancel()
-    await asyncio.sleep(0)
+    table.stop_waiting(job, first)
     assert job.waiters is not None
     assert len(job.waiters) == 1
     third = table.wait(job)
