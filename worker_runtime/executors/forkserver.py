@@ -110,6 +110,7 @@ class Forkserver:
         self._pids: set[int] = set()
         self._unread = bytearray()
         self._descriptors: list[int] = []
+        self._wakeup_writer: socket.socket
         self._config: ForkserverConfig
         self._program: child.Program | None = None
 
@@ -155,11 +156,11 @@ class Forkserver:
         return True
 
     def _watch(self) -> tuple[socket.socket, selectors.BaseSelector]:
-        wakeup, wakeup_writer = socket.socketpair()
+        wakeup, self._wakeup_writer = socket.socketpair()
         wakeup.setblocking(False)
-        wakeup_writer.setblocking(False)
+        self._wakeup_writer.setblocking(False)
         signal.signal(signal.SIGCHLD, lambda number, frame: None)
-        signal.set_wakeup_fd(wakeup_writer.detach(), warn_on_full_buffer=False)
+        signal.set_wakeup_fd(self._wakeup_writer.fileno(), warn_on_full_buffer=False)
         selector = selectors.DefaultSelector()
         selector.register(wakeup, selectors.EVENT_READ)
         selector.register(self._control, selectors.EVENT_READ)
@@ -217,7 +218,8 @@ class Forkserver:
         code = 1
         try:
             os.setpgid(0, 0)
-            os.close(signal.set_wakeup_fd(-1))
+            signal.set_wakeup_fd(-1)  # from 3.12 asyncio has done so at the fork, if it is imported
+            self._wakeup_writer.close()
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
             selector.close()
             wakeup.close()
