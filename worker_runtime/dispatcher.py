@@ -390,9 +390,11 @@ class Dispatcher:
         loop = asyncio.get_running_loop()
         at = loop.time() + min(_TIMER_MAX_S, max(0.0, due_at - time.time()))
         if lane.timer is not None:
-            if lane.timer.when() <= at:  # it looks again by then and sets the next
+            if lane.timer_at <= at:  # it looks again by then and sets the next
                 return
             lane.timer.cancel()
+        # uvloop gives a handle without a time where none is left to wait.
+        lane.timer_at = at
         lane.timer = loop.call_at(at, self._promote, lane)
 
     def _promote(self, lane: Lane) -> None:

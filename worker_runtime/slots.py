@@ -30,6 +30,7 @@ class Lane:
         "queue",
         "running",
         "timer",
+        "timer_at",
         "wakeups",
     )
 
@@ -44,7 +45,8 @@ class Lane:
         self.idle: list[Slot] = []
         self.wakeups: dict[Slot, asyncio.Future[None]] = {}
         self.is_paused = False
-        self.timer: asyncio.TimerHandle | None = None
+        self.timer: asyncio.Handle | None = None
+        self.timer_at = 0.0
 
 
 class Slot:
