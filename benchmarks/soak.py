@@ -2,13 +2,13 @@
 
     python -m benchmarks.soak [SECONDS]
 
-A worker of its own, with a SQLite store and a short history, is sent well-behaved jobs and jobs that
-time out, fail, crash their child or are cancelled, besides malformed bodies and clients that hang
-up. It passes, with exit code 0, if
+A worker of its own, with a SQLite store and a short history, is sent well-behaved jobs and jobs
+that time out, fail, crash their child or are cancelled, besides malformed bodies and clients that
+hang up. It passes, with exit code 0, if
 
 - every job that was accepted reaches a terminal state that fits its task,
 - memory, open files and threads stay where they were once the worker was warm,
-- no request was answered with a 500, and
+- no request was answered with a 500 and nothing was logged as an error, and
 - SIGTERM ends it in time with code 0.
 """
 
@@ -163,20 +163,12 @@ class Watch:
 
 async def soak(seconds: float) -> bool:
     with tempfile.TemporaryDirectory(prefix="worker-runtime-soak-") as directory:
-        port = _free_port()
-        worker = _start(port, Path(directory))
+        port, log = _free_port(), Path(directory, "log")
+        worker = _start(port, Path(directory), log)
+        run = Soak(f"http://127.0.0.1:{port}", time.monotonic() + seconds, Counter(), wrong=[])
+        watch = Watch(worker.pid)
         try:
-            run = Soak(f"http://127.0.0.1:{port}", time.monotonic() + seconds, Counter(), wrong=[])
-            watch = Watch(worker.pid)
-            async with aiohttp.ClientSession() as session:
-                await _ready(session, run.url)
-                run.ends_at = time.monotonic() + seconds
-                watching = asyncio.create_task(watch.run())
-                async with asyncio.TaskGroup() as clients:
-                    for number in range(CLIENTS):
-                        chance = random.Random(SEED + number)
-                        clients.create_task(run.client(session, chance))
-                watching.cancel()
+            await _load(run, watch, seconds)
             worker.send_signal(signal.SIGTERM)
             code = await asyncio.to_thread(worker.wait, STOP_WITHIN_S)
             if code != 0:
@@ -184,7 +176,23 @@ async def soak(seconds: float) -> bool:
         finally:
             worker.kill()
             worker.wait()
+        run.wrong += _errors_logged(log)
     return _report(run, watch, seconds)
+
+
+async def _load(run: Soak, watch: Watch, seconds: float) -> None:
+    async with aiohttp.ClientSession() as session:
+        await _ready(session, run.url)
+        run.ends_at = time.monotonic() + seconds
+        watching = asyncio.create_task(watch.run())
+        async with asyncio.TaskGroup() as clients:
+            for number in range(CLIENTS):
+                clients.create_task(run.client(session, random.Random(SEED + number)))
+        watching.cancel()
+
+
+def _errors_logged(log: Path) -> list[str]:
+    return [f"logged: {line[:300]}" for line in log.read_text(errors="replace").splitlines()]
 
 
 def _report(run: Soak, watch: Watch, seconds: float) -> bool:
@@ -205,10 +213,12 @@ def _report(run: Soak, watch: Watch, seconds: float) -> bool:
     return not run.wrong
 
 
-def _start(port: int, directory: Path) -> subprocess.Popen[bytes]:
+def _start(port: int, directory: Path, log: Path) -> subprocess.Popen[bytes]:
     command = [sys.executable, "-m", "worker_runtime", "run", "benchmarks.soak_tasks"]
-    settings = {**ENVIRONMENT, "WORKER_STORE": f"sqlite:///{directory}/jobs.db"}
-    return subprocess.Popen([*command, "--port", str(port)], env={**os.environ, **settings})
+    command += ["--port", str(port)]
+    environment = {**os.environ, **ENVIRONMENT, "WORKER_STORE": f"sqlite:///{directory}/jobs.db"}
+    with log.open("wb") as file:
+        return subprocess.Popen(command, stdout=file, stderr=file, env=environment)
 
 
 async def _ready(session: aiohttp.ClientSession, url: str) -> None:
