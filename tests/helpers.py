@@ -14,7 +14,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
-from typing import TypeVar, overload
+from typing import Any, Literal, TypeVar, overload
 
 import aiohttp
 
@@ -26,15 +26,18 @@ POLL_S = 0.01
 
 @overload
 async def eventually(
-    predicate: Callable[[], Awaitable[T]], timeout_s: float = 5.0, *, what: str = ""
+    predicate: Callable[[], Awaitable[T | Literal[False] | None]],
+    timeout_s: float = 5.0,
+    *,
+    what: str = "",
 ) -> T: ...
 @overload
 async def eventually(
-    predicate: Callable[[], T], timeout_s: float = 5.0, *, what: str = ""
+    predicate: Callable[[], T | Literal[False] | None], timeout_s: float = 5.0, *, what: str = ""
 ) -> T: ...
 async def eventually(
-    predicate: Callable[[], T | Awaitable[T]], timeout_s: float = 5.0, *, what: str = ""
-) -> T:
+    predicate: Callable[[], Any], timeout_s: float = 5.0, *, what: str = ""
+) -> Any:
     """The first truthy value of `predicate`, asked again until then.
 
     Fails the test after `timeout_s` seconds, with the last value seen. `predicate` may be async.
