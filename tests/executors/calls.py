@@ -119,9 +119,7 @@ class Pool:
 
 
 @asynccontextmanager
-async def process_pool(
-    *functions: Callable[..., Any], **settings: Any
-) -> AsyncIterator[Pool]:
+async def process_pool(*functions: Callable[..., Any], **settings: Any) -> AsyncIterator[Pool]:
     """A pool of one child, unless `settings` say otherwise, that is quick to lose patience."""
     limits = {"size_max": 1, "grace_s": 0.2, "term_grace_s": 0.2, **settings}
     tasks = {fn: defined(fn) for fn in functions}
@@ -136,5 +134,3 @@ async def process_pool(
 async def written(path: Path) -> str:
     """The content of a file that a task writes, once it is there."""
     return await eventually(lambda: path.exists() and path.read_text(), what=f"{path.name}")
-
-
