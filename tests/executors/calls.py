@@ -133,4 +133,8 @@ async def process_pool(*functions: Callable[..., Any], **settings: Any) -> Async
 
 async def written(path: Path) -> str:
     """The content of a file that a task writes, once it is there."""
-    return await eventually(lambda: path.exists() and path.read_text(), what=f"{path.name}")
+
+    def content() -> str:
+        return path.read_text() if path.exists() else ""
+
+    return await eventually(content, what=f"{path.name}")

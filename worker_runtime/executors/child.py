@@ -99,7 +99,7 @@ def main(
 
 
 def _enter(setup: Callable[[], Any] | None, stack: contextlib.ExitStack) -> Any:
-    """The setup's value; of a context manager what it yields, and it is left when the child ends."""
+    """The setup's value; of a context manager what it yields, until the child ends."""
     if setup is None:
         return None
     value = setup()

@@ -11,73 +11,19 @@ import signal
 import socket
 import time
 from collections import deque
-from typing import Any, Protocol
+from typing import Any
 
 from worker_runtime.errors import ChildCrashed
-from worker_runtime.executors import Call, memory_file, wire
+from worker_runtime.executors import memory_file, wire
 from worker_runtime.executors.child_messages import ChildMessages, error_of, undecodable
 from worker_runtime.executors.spawner import describe_status
+from worker_runtime.executors.work import ChildKeeper, Work, WorkLine
 
 PREFETCH_RUN_S_MAX = 0.002
 """A child whose last job took longer than this gets the next one only when it is free."""
 
 _PREFETCH_BYTES_MAX = 16_384
 _IN_FLIGHT_MAX = 3
-
-
-class Work(asyncio.Future[Any]):
-    """One call on its way through a child, and the future of its end."""
-
-    child: ChildProcess | None = None
-    serial = 0
-    deaths = 0  # children that died before they read it
-    has_begun = False
-    is_stopping = False
-
-    def __init__(
-        self, pool: Pool, call: Call, request: bytes | list[memoryview], queued_at: float
-    ) -> None:
-        super().__init__(loop=pool.loop)
-        self.pool = pool
-        self.call = call
-        self.request = request
-        self.queued_at = queued_at
-
-    def cancel(self, msg: Any | None = None) -> bool:
-        """The awaiter left: what runs for it is stopped."""
-        if not self.done():
-            self.pool.forsaken(self)
-        return super().cancel(msg)
-
-
-class Pool(Protocol):
-    """What a child tells of itself. Each is called on the event loop's thread."""
-
-    loop: asyncio.AbstractEventLoop
-    grace_s: float
-    term_grace_s: float
-    transfer_s: float
-
-    def forsaken(self, work: Work) -> None: ...
-
-    def child_ready(self, child: ChildProcess) -> None: ...
-
-    def setup_failed(self, child: ChildProcess, text: str) -> None: ...
-
-    def child_answered(self, child: ChildProcess, work: Work) -> None:
-        """The child has done `work` and may have room for more."""
-        ...
-
-    def taken_back(self, child: ChildProcess, works: list[Work]) -> None:
-        """These were in the child's line, oldest first, and wait for any child again; the child may
-        be idle now."""
-        ...
-
-    def child_silent(self, child: ChildProcess) -> None:
-        """The child closed its channel, or can no longer be written to."""
-        ...
-
-    def send_signal(self, child: ChildProcess, number: int) -> None: ...
 
 
 class ChildState(enum.StrEnum):
@@ -102,8 +48,9 @@ class ChildProcess:
     sent a signal, when it dies, and when another child is free for them.
     """
 
-    def __init__(self, pool: Pool, token: int) -> None:
-        self._pool = pool
+    def __init__(self, keeper: ChildKeeper, line: WorkLine, token: int) -> None:
+        self._keeper = keeper
+        self._line = line
         self.token = token
         self.pid: int | None = None
         self.state = STARTING
@@ -113,6 +60,7 @@ class ChildProcess:
         self._was_signalled = False
         self.is_quick = False
         self.in_flight: deque[Work] = deque()  # the first is running
+        self.was_ready = False
         self.jobs_done = 0
         self.started_at = self.idle_since = time.monotonic()
         self.busy_since = 0.0
@@ -142,13 +90,13 @@ class ChildProcess:
         self._requests.setblocking(False)
         self._requests.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 2 * wire.REQUEST_BYTES_MAX)
         self._channel.setblocking(False)
-        self._messages = ChildMessages(self._pool.loop, stdout, stderr)
-        self._pool.loop.add_reader(self._channel.fileno(), self._receive)
+        self._messages = ChildMessages(self._keeper.loop, stdout, stderr)
+        self._keeper.loop.add_reader(self._channel.fileno(), self._receive)
         self._to_close = [channel.detach(), stdout_writer, stderr_writer]
         self.child_ends = [self._requests_child_end.fileno(), *self._to_close]
 
     def close_child_ends(self) -> None:
-        """After the fork. The child's end of the request socket stays open here, see `take_back`."""
+        """After the fork. Its end of the request socket stays open here, see `take_back`."""
         for descriptor in self._to_close:
             os.close(descriptor)
         self._to_close = []
@@ -189,9 +137,9 @@ class ChildProcess:
         self._send(work, wire.RUN, work.request)
 
     def stop(self, work: Work, *, cooperates: bool) -> bool:
-        """Begin the ladder: token, SIGTERM, SIGKILL. A task that cannot see the token (neither async
-        nor with a context) starts at SIGTERM. False where the work had not begun: it is out of the
-        child again, or had ended."""
+        """Begin the ladder: token, SIGTERM, SIGKILL. A task that cannot see the token (neither
+        async nor with a context) starts at SIGTERM. False where the work had not begun: it is out
+        of the child again, or had ended."""
         if work.is_stopping:
             return True
         if not self._isolate(work):
@@ -200,7 +148,7 @@ class ChildProcess:
         if cooperates:
             with contextlib.suppress(OSError):
                 self._channel.send(wire.STOP.pack(work.serial))
-            self._timer = self._pool.loop.call_later(self._pool.grace_s, self._terminate, work)
+            self._timer = self._keeper.loop.call_later(self._keeper.grace_s, self._terminate, work)
         else:
             self._terminate(work)
         return True
@@ -230,17 +178,17 @@ class ChildProcess:
         self.leave_reason = reason
         with contextlib.suppress(OSError):
             self._requests.send(wire.REQUEST_HEADER.pack(wire.QUIT, 0))
-        self._timer = self._pool.loop.call_later(within_s, self.kill)
+        self._timer = self._keeper.loop.call_later(within_s, self.kill)
 
     def kill(self, reason: str | None = None) -> None:
         """SIGKILL. What was only in its line runs elsewhere; what it has answered, counts."""
         self.is_doomed = self._was_signalled = True
-        self._pool.taken_back(self, self.take_back())
+        self._line.taken_back(self, self.take_back())
         while self._receive():
             pass
         if reason is not None:
             self.leave_reason = reason
-        self._pool.send_signal(self, signal.SIGKILL)
+        self._keeper.send_signal(self, signal.SIGKILL)
 
     def crashed(self, status: int | None) -> ChildCrashed:
         """The error for the work that died with the child."""
@@ -295,7 +243,7 @@ class ChildProcess:
                 socket.send_fds(self._requests, [message], [descriptor])
         except OSError as error:
             self._release(work)
-            self._pool.child_answered(self, work)
+            self._line.child_answered(self, work)
             if not work.done():
                 work.set_exception(error)
 
@@ -325,9 +273,9 @@ class ChildProcess:
             self._cancel_upload()
             self._finish(work, 0.0, None, error)
             return
-        self._pool.transfer_s += time.perf_counter() - began
+        self._line.transfer_s += time.perf_counter() - began
         if more:
-            self._pool.loop.call_soon(self._upload_next, work, upload)
+            self._keeper.loop.call_soon(self._upload_next, work, upload)
             return
         self._begin(work)
         payload = wire.encode_sizes(upload.sizes)
@@ -347,20 +295,20 @@ class ChildProcess:
         if self._upload is not None:
             self._cancel_upload()
             self._release(work)
-            self._pool.taken_back(self, [])
+            self._line.taken_back(self, [])
             return False
         taken = self.take_back()
         while self._receive():
             pass
-        self._pool.taken_back(self, [w for w in taken if w is not work])
+        self._line.taken_back(self, [w for w in taken if w is not work])
         return self.work is work
 
     def _terminate(self, work: Work) -> None:
         if not self._isolate(work):
             return
         self.is_doomed = self._was_signalled = True
-        self._pool.send_signal(self, signal.SIGTERM)
-        self._timer = self._pool.loop.call_later(self._pool.term_grace_s, self.kill)
+        self._keeper.send_signal(self, signal.SIGTERM)
+        self._timer = self._keeper.loop.call_later(self._keeper.term_grace_s, self.kill)
 
     def _cancel_timer(self) -> None:
         if self._timer is not None:
@@ -381,7 +329,7 @@ class ChildProcess:
             data = b""
         if not data:
             self._silence()
-            self._pool.child_silent(self)
+            self._keeper.child_silent(self)
             return False
         is_full = len(data) == wire.READ_BYTES
         if self._unread:
@@ -401,7 +349,7 @@ class ChildProcess:
     def _silence(self) -> None:
         if not self.is_silent:
             self.is_silent = True
-            self._pool.loop.remove_reader(self._channel.fileno())
+            self._keeper.loop.remove_reader(self._channel.fileno())
 
     def _handle(self, kind: int, payload: bytes, flags: int, run_s: float) -> None:
         if kind >= wire.RETURNED:
@@ -422,9 +370,9 @@ class ChildProcess:
         elif kind == wire.LOG:
             self._messages.log(payload)
         elif kind == wire.READY:
-            self._pool.child_ready(self)
+            self._keeper.child_ready(self)
         elif kind == wire.SETUP_FAILED:
-            self._pool.setup_failed(self, payload.decode("utf-8", "replace"))
+            self._keeper.setup_failed(self, payload.decode("utf-8", "replace"))
         elif kind == wire.OUT_OF_MEMORY:
             self._is_out_of_memory = True  # its death, which follows, is the answer
 
@@ -434,14 +382,14 @@ class ChildProcess:
         if self._timer is not None and not self.is_doomed:
             self._cancel_timer()
         if run_s:
-            self._pool.transfer_s += max(0.0, now - self.busy_since - run_s)
+            self._line.transfer_s += max(0.0, now - self.busy_since - run_s)
         self.is_quick = run_s < PREFETCH_RUN_S_MAX
         self.jobs_done += 1
         self._messages.end_job()
         self._release(work)
         if self.in_flight:
             self._begin(self.in_flight[0])
-        self._pool.child_answered(self, work)
+        self._line.child_answered(self, work)
         if work.done():
             return
         value: Any = None

@@ -41,8 +41,8 @@ class Channel:
 
 
 class ReportBuffer:
-    """A context's reporter: at most one frame each `REPORT_INTERVAL_S`, with the latest progress and
-    the metrics since the last. What is held back is sent when the interval is over."""
+    """A context's reporter: at most one frame each `REPORT_INTERVAL_S`, with the latest progress
+    and the metrics since the last. What is held back is sent when the interval is over."""
 
     def __init__(self, channel: Channel) -> None:
         self._channel = channel

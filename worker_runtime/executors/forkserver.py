@@ -89,7 +89,7 @@ Order = Fork | Signal
 Event = Loaded | LoadFailed | Threaded | Forked | ForkFailed | Exited
 
 _config = msgspec.msgpack.Decoder(ForkserverConfig)
-_order: msgspec.msgpack.Decoder[Order] = msgspec.msgpack.Decoder(Order)  # type: ignore[arg-type]
+_order: msgspec.msgpack.Decoder[Order] = msgspec.msgpack.Decoder(Order)
 
 
 def framed(message: object) -> bytes:
@@ -259,7 +259,7 @@ class Forkserver:
 
 
 def _thread_count() -> int:
-    """Threads of this process, those that no Python code started included where that can be told."""
+    """Threads of this process; where that can be told, also those that no Python code started."""
     try:
         return len(os.listdir("/proc/self/task"))
     except OSError:

@@ -1,7 +1,7 @@
 """Memory files: memory without a name that two processes share by passing its descriptor.
 
-Because it has no name nothing of it can be left behind: the kernel frees it when the last descriptor
-and mapping are gone, whichever side died and however.
+Because it has no name nothing of it can be left behind: the kernel frees it when the last
+descriptor and mapping are gone, whichever side died and however.
 """
 
 from __future__ import annotations

@@ -38,9 +38,7 @@ _BOOTSTRAP = (
 )
 _BLAS_THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
-_event: msgspec.msgpack.Decoder[forkserver.Event] = msgspec.msgpack.Decoder(
-    forkserver.Event  # type: ignore[arg-type]
-)
+_event: msgspec.msgpack.Decoder[forkserver.Event] = msgspec.msgpack.Decoder(forkserver.Event)
 
 
 class SpawnerListener(Protocol):
@@ -181,7 +179,7 @@ class Spawner:
         ours.setblocking(False)
 
     def _environment(self) -> dict[str, str]:
-        """The parent's environment; number libraries get their share of the cores, unless it says."""
+        """The parent's own; number libraries get a child's share of the cores, unless it says."""
         return {**dict.fromkeys(_BLAS_THREADS, str(self._threads_per_child)), **os.environ}
 
     def _receive(self) -> None:
@@ -295,8 +293,8 @@ def _wait_status(returncode: int) -> int:
 
 
 def describe_status(status: int | None) -> tuple[str, str]:
-    """How a process ended, as a clause and as one word. `status` as `os.waitpid` gives it; None where
-    it is not known."""
+    """How a process ended, as a clause and as one word. `status` as `os.waitpid` gives it; None
+    where it is not known."""
     if status is None:
         return "is gone; how it ended is not known", "lost"
     if os.WIFSIGNALED(status):
