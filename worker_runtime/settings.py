@@ -102,7 +102,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     ) = None
     queue_capacity: Annotated[int, _env("QUEUE_CAPACITY", "QUEUE_SIZE", ge=1, le=100_000_000)] = 100
     threads: Annotated[int, _env("MAX_WORKERS", ge=1, le=1000)] | None = None
-    processes: Annotated[int, _env("WORKER_PROCESSES", ge=1, le=1000)] | None = None
+    processes: Annotated[int, _env("WORKER_PROCESSES", ge=1, le=256)] | None = None
     process: ProcessSettings = ProcessSettings()
     queues: tuple[QueueSettings, ...] = ()
 

@@ -9,6 +9,8 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from tests.helpers import eventually
 from worker_runtime.context import JobContext, RecordReporter
 from worker_runtime.executors import Executor
@@ -56,6 +58,11 @@ class ExecutorCall:
             )
         self.began_count = 0
         self._executor = executor
+        self.runner = asyncio.get_running_loop().create_task(self._run())
+
+    def begin_again(self, *args: Any) -> None:
+        """Run another job in the same slot, as a dispatcher does."""
+        self.job = msgspec.structs.replace(self.job, args=args, id=f"job-{next(_numbers)}")
         self.runner = asyncio.get_running_loop().create_task(self._run())
 
     async def _run(self) -> Any:

@@ -182,6 +182,23 @@ async def test_a_call_that_nobody_awaits_any_more_is_stopped(tmp_path: Path) -> 
         assert await pool.run(tasks.add, 1) == 2
 
 
+async def test_a_call_that_was_cut_short_does_not_touch_the_next_of_its_slot(
+    tmp_path: Path,
+) -> None:
+    started, again = tmp_path / "started", tmp_path / "again"
+    async with process_pool(tasks.cooperate, size_max=2, size_min=2, grace_s=10) as pool:
+        call = pool.call(tasks.cooperate, str(started))
+        await written(started)
+        call.runner.cancel()
+        await call.error()
+        call.begin_again(str(again))  # the same slot, while the child may still run the former
+        await written(again)
+        await eventually(lambda: pool.statistics["busy"] == 1)
+        call.stop()
+        assert isinstance(await call.error(), JobInterrupted)
+        assert call.began_count == 2
+
+
 async def test_progress_and_metrics_arrive_bounded_and_in_order() -> None:
     async with process_pool(tasks.report_steps) as pool:
         call = pool.call(tasks.report_steps, 5000)

@@ -228,7 +228,7 @@ class ChildProcess:
         """`work` is the first in the child: from now on it is what runs there."""
         self.busy_since = time.perf_counter()
         self.leave_reason = None
-        self._messages.begin_job(work.call.job)
+        self._messages.begin_job(work.job)
         if not work.has_begun:
             work.has_begun = True
             work.call.began()

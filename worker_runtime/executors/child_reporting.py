@@ -11,6 +11,7 @@ import os
 import socket
 import threading
 import time
+from typing import Any
 
 import msgspec
 
@@ -150,9 +151,9 @@ class MarkedOutput(io.FileIO):
 
     was_written = False
 
-    def write(self, data: object) -> int:  # type: ignore[override]
+    def write(self, data: Any) -> int:
         self.was_written = True
-        return super().write(data)  # type: ignore[arg-type]
+        return super().write(data)
 
 
 def text_output(descriptor: int) -> tuple[MarkedOutput, io.TextIOWrapper]:
