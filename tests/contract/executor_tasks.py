@@ -1,0 +1,84 @@
+"""The same tasks as a coroutine for the loop and as a plain function for threads and children."""
+# ruff: noqa: ASYNC240 - a look at a local file
+
+from __future__ import annotations
+
+import asyncio
+import time
+from pathlib import Path
+from typing import NoReturn
+
+from worker_runtime.context import JobContext
+from worker_runtime.errors import RunAgain
+
+ERRORS: dict[str, type[BaseException]] = {
+    "ValueError": ValueError,
+    "KeyError": KeyError,
+    "StopIteration": StopIteration,
+    "StopAsyncIteration": StopAsyncIteration,
+    "GeneratorExit": GeneratorExit,
+}
+
+
+def add(a: int, *, b: int) -> int:
+    return a + b
+
+
+async def add_async(a: int, *, b: int) -> int:
+    await asyncio.sleep(0)
+    return a + b
+
+
+def fail(kind: str) -> NoReturn:
+    raise ERRORS[kind]("on purpose")
+
+
+async def fail_async(kind: str) -> NoReturn:
+    await asyncio.sleep(0)
+    raise ERRORS[kind]("on purpose")
+
+
+def postpone(how: str) -> RunAgain:
+    if how == "raise":
+        raise RunAgain(3.0)
+    return RunAgain(3.0)
+
+
+async def postpone_async(how: str) -> RunAgain:
+    return postpone(how)
+
+
+def work_until_stopped(ctx: JobContext, started: str) -> None:
+    ctx.report(1, 2, step="started")
+    Path(started).touch()
+    while True:
+        ctx.raise_if_cancelled()
+        time.sleep(0.001)
+
+
+async def work_until_stopped_async(ctx: JobContext, started: str) -> None:
+    ctx.report(1, 2, step="started")
+    Path(started).touch()
+    while True:
+        ctx.raise_if_cancelled()
+        await asyncio.sleep(0.001)
+
+
+def ignore_everything(started: str, release: str) -> str:
+    Path(started).touch()
+    while not Path(release).exists():
+        try:
+            time.sleep(0.001)
+        except BaseException:
+            pass
+    return "at last"
+
+
+async def ignore_everything_async(started: str, release: str) -> str:
+    Path(started).touch()
+    while not Path(release).exists():
+        try:
+            await asyncio.sleep(0.001)
+        except BaseException:
+            pass
+    return "at last"
