@@ -112,7 +112,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     history_ttl_s: Annotated[float, _env("WORKER_HISTORY_TTL", ge=0)] = 86_400.0
 
     # Limits
-    task_timeout_s: Annotated[float, _env("TASK_TIMEOUT", gt=0)] | None = None
+    task_timeout_s: Annotated[float, _env("TASK_TIMEOUT", gt=0, le=1e9)] | None = None
     cancel_grace_s: Annotated[float, _env("WORKER_CANCEL_GRACE", ge=0, le=3600)] = 3.0
     stop_within_s: Annotated[float, _env("WORKER_STOP_WITHIN", ge=0, le=3600)] = 25.0
     abandoned_max: Annotated[int, _env("WORKER_ABANDONED_MAX", ge=0, le=10_000)] = 10
@@ -121,7 +121,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     error_bytes_max: Annotated[int, msgspec.Meta(ge=64)] = 8192
     waiters_max: Annotated[int, msgspec.Meta(ge=1)] = 100_000
     crashes_max: Annotated[int, msgspec.Meta(ge=1)] = 3
-    loop_lag_warn_s: Annotated[float, _env("WORKER_LOOP_LAG_WARN", gt=0)] = 0.5
+    loop_lag_warn_s: Annotated[float, _env("WORKER_LOOP_LAG_WARN", gt=0, le=3600)] = 0.5
     max_cpu_percent: Annotated[float, _env("MAX_CPU_PERCENT", gt=0, le=100)] | None = None
     max_memory_percent: Annotated[float, _env("MAX_MEMORY_PERCENT", gt=0, le=100)] | None = None
     health_check_interval_s: Annotated[float, _env("HEALTH_CHECK_INTERVAL", gt=0, le=3600)] = 30.0

@@ -1,0 +1,154 @@
+"""Settings come from code, then the environment, then defaults; wrong values are named."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from worker_runtime import ConfigurationError, QueueSettings, Runtime, Settings, task
+from worker_runtime.settings import checked
+
+
+def read(_explicit: dict[str, Any] | None = None, **environ: str) -> Settings:
+    return Settings.from_environment(environ, **(_explicit or {}))
+
+
+def test_defaults_hold_where_nothing_is_set() -> None:
+    settings = read()
+    assert settings == Settings()
+    assert settings.default_concurrency == 10
+    assert settings.default_threads == 10
+    assert settings.default_processes >= 1
+    assert settings.listen_port == 8080
+
+
+def test_the_environment_is_read() -> None:
+    settings = read(
+        MAX_CONCURRENT="7",
+        QUEUE_SIZE="9",
+        TASK_TIMEOUT="2.5",
+        LOG_LEVEL="warn",
+        LOG_FORMAT="json",
+        WORKER_ALLOW_ANONYMOUS="yes",
+        WORKER_DIALECTS="vera, sandbox",
+        WORKER_STORE="memory://",
+        UNRELATED="x",
+    )
+    assert (settings.concurrency, settings.queue_capacity) == (7, 9)
+    assert settings.task_timeout_s == 2.5
+    assert (settings.log_level, settings.log_format) == ("WARNING", "json")
+    assert settings.allow_anonymous is True
+    assert settings.dialects == ("vera", "sandbox")
+    assert settings.listen_port == 5000
+
+
+def test_code_wins_over_the_environment_and_the_environment_over_defaults() -> None:
+    settings = read({"concurrency": 3, "threads": None}, MAX_CONCURRENT="5", MAX_WORKERS="6")
+    assert settings.concurrency == 3
+    assert settings.threads == 6
+
+
+def test_a_variable_that_code_overrides_is_not_even_parsed() -> None:
+    assert read({"concurrency": 3}, MAX_CONCURRENT="many").concurrency == 3
+
+
+def test_the_threads_that_were_asked_for_are_the_concurrency_where_none_was() -> None:
+    assert read(MAX_WORKERS="4").default_concurrency == 4
+    assert read(MAX_WORKERS="4", MAX_CONCURRENT="2").default_concurrency == 2
+    assert read(MAX_CONCURRENT="2").default_threads == 2
+
+
+@pytest.mark.parametrize("text", ["", "  "])
+def test_an_empty_variable_is_not_set(text: str) -> None:
+    assert read(MAX_CONCURRENT=text).concurrency is None
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "problem"),
+    [
+        ("MAX_CONCURRENT", "0", "Expected `int` >= 1"),
+        ("MAX_CONCURRENT", "ten", "Expected `int"),
+        ("MAX_CONCURRENT", "1.5", "Expected `int"),
+        ("MAX_CONCURRENT", "9" * 400, "Expected `int"),
+        ("QUEUE_CAPACITY", "-5", "Expected `int` >= 1"),
+        ("PORT", "65536", "Expected `int` <= 65535"),
+        ("TASK_TIMEOUT", "nan", "Expected `float` > 0"),
+        ("TASK_TIMEOUT", "inf", "Expected `float` <= 1000000000.0"),
+        ("WORKER_CANCEL_GRACE", "-1", "Expected `float` >= 0"),
+        ("WORKER_LOOP_LAG_WARN", "inf", "Expected `float` <= 3600.0"),
+        ("FAILURE_RATE", "1.5", "Expected `float` <= 1"),
+        ("WORKER_ALLOW_ANONYMOUS", "maybe", "Expected `bool"),
+        ("LOG_LEVEL", "loud", "allowed: DEBUG, INFO, WARNING, ERROR, CRITICAL"),
+        ("WORKER_DIALECTS", "sandbox,klingon", "allowed: sandbox, vera, operations"),
+    ],
+)
+def test_a_wrong_value_is_named_with_its_variable(name: str, text: str, problem: str) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        read(None, **{name: text})
+    message = str(caught.value)
+    assert message.startswith(f"{name}='{text[:20]}")
+    assert problem in message
+
+
+def test_aliases_that_agree_are_one_and_those_that_disagree_are_refused() -> None:
+    assert read(MAX_CONCURRENT="5", MAX_CONCURRENT_REQUESTS=" 5 ").concurrency == 5
+    with pytest.raises(
+        ConfigurationError,
+        match="MAX_CONCURRENT and MAX_CONCURRENT_REQUESTS disagree: "
+        "MAX_CONCURRENT='5', MAX_CONCURRENT_REQUESTS='6'; set only one of them",
+    ):
+        read(MAX_CONCURRENT="5", MAX_CONCURRENT_REQUESTS="6")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"concurency": 1}, "unknown setting 'concurency'"),
+        ({"concurrency": 0}, "concurrency: Expected `int` >= 1"),
+        ({"history_ttl_s": -1.0}, "history_ttl_s: Expected `float` >= 0"),
+        ({"queues": [QueueSettings("a"), QueueSettings("a")]}, "two queues have one name"),
+        ({"queues": [QueueSettings("a b")]}, r"queues: .*name"),
+        ({"queues": [QueueSettings("a", concurrency=0)]}, r"queues: .*concurrency"),
+    ],
+)
+def test_wrong_values_in_code_are_named_too(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigurationError, match=message):
+        checked(Settings(), **changes)
+
+
+@pytest.mark.parametrize(
+    ("host", "is_loopback"),
+    [("127.0.0.1", True), ("localhost", True), ("0.0.0.0", False), ("", False)],
+)
+def test_whether_others_can_reach_the_worker(host: str, is_loopback: bool) -> None:
+    assert Settings(host=host).is_loopback is is_loopback
+
+
+def test_a_runtime_reads_the_environment_only_where_no_settings_are_given(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("MAX_CONCURRENT", "3")
+    assert Runtime([]).settings.concurrency == 3
+    assert Runtime([], concurrency=4).settings.concurrency == 4
+    assert Runtime([], settings=Settings(concurrency=5)).settings.concurrency == 5
+    assert Runtime([], concurrency=6, settings=Settings(concurrency=5)).settings.concurrency == 6
+
+
+def test_queues_come_from_settings_and_from_tasks() -> None:
+    @task(queue="mail")
+    async def send() -> None: ...
+
+    runtime = Runtime(
+        [send],
+        concurrency=3,
+        queue_capacity=4,
+        queues=[QueueSettings("bulk", concurrency=1, capacity=2)],
+    )
+    found = {info.name: (info.concurrency, info.capacity) for info in runtime.queue_infos()}
+    assert found == {"bulk": (1, 2), "default": (3, 4), "mail": (3, 4)}
+
+
+def test_a_store_that_does_not_exist_is_refused() -> None:
+    with pytest.raises(ConfigurationError, match="store='floppy://a'"):
+        Runtime([], store="floppy://a")
