@@ -238,6 +238,17 @@ def test_a_context_cannot_be_many() -> None:
         signature(odd)
 
 
+def test_a_call_has_one_form_however_it_is_written() -> None:
+    found = signature(everything)
+
+    def form(*args: int, **kwargs: int) -> dict[str | int, Any]:
+        return found.canonical(*found.bind(args, kwargs))
+
+    assert form(1, 2, 3, d=4) == form(1, c=3, d=4, b=2) == {0: 1, "b": 2, "c": 3, "d": 4}
+    assert form(1, 2, 3, 30, 31, d=4) == {0: 1, "b": 2, "c": 3, 3: 30, 4: 31, "d": 4}
+    assert form(1, 2, d=4, a=9) == {0: 1, "b": 2, "d": 4, "a": 9}
+
+
 class Service:
     def method(self, a: int, *, colour: Colour = Colour.RED) -> Any:
         return a, colour

@@ -235,7 +235,8 @@ class Intake:
 def _same_payload(one: Job, other: Job) -> bool:
     if one.task.name != other.task.name:
         return False
+    canonical = one.task.signature.canonical
     try:
-        return bool(one.args == other.args and (one.kwargs or {}) == (other.kwargs or {}))
+        return canonical(one.args, one.kwargs) == canonical(other.args, other.kwargs)
     except Exception:  # an argument's own comparison: without an answer they count as different
         return False

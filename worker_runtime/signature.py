@@ -126,6 +126,19 @@ class Signature:
             return (*args[:index], context, *args[index:]), kwargs or {}
         return args, {**(kwargs or {}), self.context_name: context}
 
+    def canonical(
+        self, args: tuple[Any, ...], kwargs: Mapping[str, Any] | None
+    ) -> dict[str | int, Any]:
+        """Bound arguments by name, or by place where they have none: however a call is written,
+        positionally or by keyword, this is the same."""
+        names = self._positional[: len(args)]
+        found: dict[str | int, Any] = {
+            i if name in self._positional_only else name: args[i] for i, name in enumerate(names)
+        }
+        found.update(enumerate(args[len(names) :], start=len(names)))
+        found.update(kwargs or {})
+        return found
+
     def _bind_named(
         self, args: tuple[Any, ...], kwargs: Mapping[str, Any], wire: bool
     ) -> Arguments:
