@@ -130,7 +130,9 @@ class ThreadExecutor:
         return max(0, self._size - max(0, self._abandoned - self._abandoned_max))
 
     def start(self, call: Call) -> asyncio.Future[Any]:
-        if self._is_closed or self._available == 0:
+        if self._is_closed:
+            raise ExecutorFull("the threads are closed: the worker has stopped")
+        if self._available == 0:
             raise self._no_thread_left()
         assert self._loop is not None, "open() comes first"
         work = _Work(call, self._loop.create_future())
