@@ -301,7 +301,8 @@ async def test_arguments_that_no_longer_fit_fail_their_job_and_no_other(tmp_path
     await kept(store, jobs.make("add", 1), jobs.make("mail", "me"))
     await store.close()
     tasks = TaskRegistry(queue="default", timeout_s=None)
-    tasks.add_all({"add": _add_of_days, "mail": mail})
+    tasks.add(_add_of_days, name="add")
+    tasks.add(mail)
     for _ in range(2):
         store = make_store(tmp_path)
         await store.open()
