@@ -12,7 +12,7 @@ import contextvars
 import functools
 import logging
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from worker_runtime.attempt import Attempts
@@ -136,16 +136,23 @@ class Dispatcher:
 
     async def wait_idle(self) -> None:
         """Wait until nothing runs and nothing waits, scheduled jobs included."""
-        while any(lane.running or lane.queue.waiting for lane in self.lanes.values()):
-            self._slot_freed.clear()
-            await self._slot_freed.wait()
+        await self._wait_until_none(lambda lane: bool(lane.running or lane.queue.waiting))
 
     async def wait_drained(self, until: float) -> None:
         """Wait until nothing runs and nothing waits that is due before `until` (Unix seconds).
         Paused lanes start nothing, so that their waiting jobs are not waited for."""
-        while any(lane.running or _has_work(lane, until) for lane in self.lanes.values()):
-            self._slot_freed.clear()
-            await self._slot_freed.wait()
+        await self._wait_until_none(lambda lane: bool(lane.running or _has_work(lane, until)))
+
+    async def _wait_until_none(self, is_busy: Callable[[Lane], bool]) -> None:
+        """A job whose outcome is being recorded is in no lane, and may come back to one."""
+        while True:
+            if any(is_busy(lane) for lane in self.lanes.values()):
+                self._slot_freed.clear()
+                await self._slot_freed.wait()
+            elif self._finisher.is_recording:
+                await self._finisher.wait_all_shown()
+            else:
+                return
 
     async def stop(self, within_s: float) -> None:
         """Let running attempts end for `within_s` seconds, then stop them, then give them up."""

@@ -109,6 +109,21 @@ class Finisher:
             waiters.append(shown)
             await shown
 
+    @property
+    def is_recording(self) -> bool:
+        """Whether any decision is being recorded and not yet shown."""
+        return bool(self._in_transition)
+
+    async def wait_all_shown(self) -> None:
+        """Wait until every decision that is being recorded now is shown."""
+        all_shown = []
+        for waiters in self._in_transition.values():
+            shown: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            waiters.append(shown)
+            all_shown.append(shown)
+        if all_shown:
+            await asyncio.wait(all_shown)
+
     def _record(self, job: Job, transition: Transition) -> None:
         if self._store is None:
             self._publish(job, transition)

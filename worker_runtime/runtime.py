@@ -512,11 +512,15 @@ class Runtime(Enqueuer):
         InvalidTransition, Unavailable.
         """
         job = await self.job(job_id)
+        while self.parts.finisher.is_in_transition(job):
+            await self.parts.finisher.wait_shown(job)
+        job = self.parts.table.jobs.get(job_id, job)  # another call may have brought it back
         if job.state not in (FAILED, CANCELLED):
             raise InvalidTransition(f"job {job_id} is {job.state}; only failed or cancelled jobs")
         if job.task.is_parked:
             raise InvalidTransition(f"job {job_id}: its task {job.task.name!r} is not registered")
         self._intake.check_room(job, PLAIN)
+        self.parts.table.adopt(job)
         self.parts.finisher.revive(job)
         while self.parts.finisher.is_in_transition(job):
             await self.parts.finisher.wait_shown(job)

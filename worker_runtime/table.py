@@ -54,6 +54,10 @@ class JobTable:
             return None
         return job
 
+    def adopt(self, job: Job) -> None:
+        """Take in an ended job that came from a store, because it is going to run again."""
+        self.jobs.setdefault(job.id, job)
+
     def wait(self, job: Job) -> asyncio.Future[None]:
         """A future that ends when `job` has ended. Who stops waiting before that says so with
         `stop_waiting`: a callback on each future would cost more than the wait.

@@ -22,7 +22,7 @@ from typing import Any
 
 from worker_runtime import JobContext, Retry, Runtime, Settings, UnknownJob, task
 from worker_runtime.handle import JobHandle
-from worker_runtime.stores import writer
+from worker_runtime.stores import statements, writer
 from worker_runtime.stores.journal import Journal
 
 LEDGER_FD = 1
@@ -94,9 +94,7 @@ async def call(runtime: Runtime, prefix: str, chance: random.Random, watches: se
 async def live(options: argparse.Namespace) -> None:
     settings = Settings(history_count_max=1_000_000, crashes_max=3)
     store = f"sqlite:///{options.path}?ack={options.ack}"
-    runtime = Runtime(
-        TASKS, concurrency=8, queue_capacity=100_000, store=store, settings=settings
-    )
+    runtime = Runtime(TASKS, concurrency=8, queue_capacity=100_000, store=store, settings=settings)
     async with runtime:
         note("R")
         chance = random.Random(options.seed)
@@ -157,13 +155,11 @@ def show_before_commit() -> None:
 
 
 def slow_commits() -> None:
-    write = writer.write
-
     def slow(connection: Any, batch: Any) -> set[int]:
         time.sleep(0.05)
-        return write(connection, batch)
+        return statements.write(connection, batch)
 
-    writer.write = slow
+    vars(writer)["write"] = slow
 
 
 BREAKS = {

@@ -59,9 +59,9 @@ def traced(path: Path, *inject: str, ack: str = "durable") -> tuple[int, bytes]:
     """A life of the worker in which strace tampers with its system calls: exit status, ledger."""
     assert STRACE is not None
     worker = [sys.executable, "-m", "tests.faults.crash_worker", str(path), "--ack", ack]
+    short = ["--callers", "4", "--run-s", "0.5"]
     life = subprocess.run(
-        [STRACE, "-f", "-qq", "-o", "/dev/null", *inject, *worker, "--callers", "4"]
-        + ["--run-s", "0.5"],
+        [STRACE, "-f", "-qq", "-o", "/dev/null", *inject, *worker, *short],
         cwd=ROOT,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
