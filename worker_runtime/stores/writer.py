@@ -245,6 +245,8 @@ class Writer:
 
     def _idle(self, connection: sqlite3.Connection) -> None:
         if self._kept is not None:
+            if self._commits_since:  # what the log holds may fit into the file, and free the log
+                self._checkpoint(connection, "PASSIVE")
             self._commit(connection, None)
         self._maintain(connection, is_idle=True)
 
@@ -273,7 +275,7 @@ class Writer:
         except sqlite3.Error as error:
             if unavailable_reason(error) is None:
                 raise
-            logger.warning("the store's log was not checkpointed: %s", error)
+            logger.info("the store's log was not checkpointed: %s", error)
 
     def _die(self, message: str) -> None:
         self._is_dead = True
