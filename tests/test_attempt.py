@@ -396,9 +396,7 @@ async def test_a_timeout_in_middleware_tells_the_thread_and_frees_the_slot() -> 
     def quick(n: int) -> int:
         return n
 
-    async with running(
-        stubborn, quick, middleware=[limit], threads=2, concurrency=1
-    ) as runtime:
+    async with running(stubborn, quick, middleware=[limit], threads=2, concurrency=1) as runtime:
         info = await ended(runtime, stubborn)
         assert (info.state, info.error_type) == (State.FAILED, "TimeoutError")
         for n in range(5):

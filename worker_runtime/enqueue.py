@@ -245,9 +245,9 @@ def _check_text(name: str, value: object) -> None:
 def _check_seconds(
     name: str, value: object, most_s: float, *, is_zero_allowed: bool = True
 ) -> None:
-    if isinstance(value, int | float) and not isinstance(value, bool):
-        if 0 < value <= most_s or (value == 0 and is_zero_allowed):
-            return
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    if is_number and (0 < value <= most_s or (value == 0 and is_zero_allowed)):  # type: ignore[operator]
+        return
     least = "0 or more" if is_zero_allowed else "above 0"
     raise InvalidJob(
         f"{name} must be seconds, {least} and at most {most_s:.0f}, not {str(value)[:100]!r}"

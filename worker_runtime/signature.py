@@ -109,9 +109,9 @@ class Signature:
             struct = self._by_arity.get(len(args)) or self._arity_struct(len(args))
             return msgspec.structs.astuple(self._convert(args, struct, wire)), None
         if not args and kwargs:
-            struct = self._by_names.get(tuple(kwargs))
-            if struct is not None:
-                values = msgspec.structs.astuple(self._convert(kwargs, struct, wire))
+            named = self._by_names.get(tuple(kwargs))
+            if named is not None:
+                values = msgspec.structs.astuple(self._convert(kwargs, named, wire))
                 return (), dict(zip(kwargs, values, strict=True))
         return self._bind_named(args, kwargs or {}, wire)
 
@@ -247,7 +247,7 @@ def _resolve(fn: Callable[..., Any], parameters: list[inspect.Parameter]) -> dic
         inner = inner.func
     inner = inspect.unwrap(inner)
     if not hasattr(inner, "__globals__"):  # an object that can be called
-        inner = getattr(type(inner), "__call__", inner)
+        inner = type(inner).__call__
     scope = getattr(inner, "__globals__", {})
     return {p.name: _resolve_one(p, scope) for p in parameters}
 

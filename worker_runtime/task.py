@@ -130,8 +130,8 @@ class JobOptions(msgspec.Struct, frozen=True, omit_defaults=True):
     UNSET means: as the task says. `expires_at` is Unix seconds: a job that has not started by then
     fails as `expired`. `label` is free text shown back to whoever asks; `key` names whose limits
     count; `unique_key` is what no second job may have (see `Runtime.options`). The job is held
-    until those with the ids in `after` have completed; `takes_results` puts the first one's result, or a list
-    of all, before its own arguments.
+    until those with the ids in `after` have completed; `takes_results` puts the first one's result,
+    or a list of all, before its own arguments.
     """
 
     timeout_s: float | msgspec.UnsetType | None = msgspec.UNSET

@@ -208,7 +208,9 @@ json_values = st.recursive(
     | st.integers()
     | st.floats(allow_nan=False, allow_infinity=False)
     | st.text(max_size=8),
-    lambda children: st.lists(children, max_size=3) | st.dictionaries(st.text(max_size=8), children),
+    lambda children: (
+        st.lists(children, max_size=3) | st.dictionaries(st.text(max_size=8), children)
+    ),
     max_leaves=8,
 )
 
@@ -296,9 +298,7 @@ async def test_a_task_that_takes_too_long_is_cancelled_and_answered(
 
 
 async def test_a_burst_that_the_queue_can_hold_is_never_refused() -> None:
-    async with serving(
-        simulated(response_delay_ms=1), concurrency=3, queue_capacity=50
-    ) as worker:
+    async with serving(simulated(response_delay_ms=1), concurrency=3, queue_capacity=50) as worker:
         burst = [worker.ask("POST", "/task", {"id": str(n)}) for n in range(53)]
         answers = await asyncio.gather(*burst)
     assert [a.status for a in answers] == [200] * 53

@@ -11,7 +11,7 @@ from worker_runtime import Runtime, task
 
 @task
 async def say(number: int) -> None:
-    print(f"burst: {number}")  # noqa: T201
+    print(f"burst: {number}")
 
 
 @asynccontextmanager
