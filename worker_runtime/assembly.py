@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -32,6 +33,9 @@ from worker_runtime.stores.sqlite import SqliteStore, SqliteStoreSettings, parse
 from worker_runtime.table import JobTable
 from worker_runtime.workflow import HeldJobs
 
+if TYPE_CHECKING:
+    from worker_runtime.shared import SharedQueues, SharedSetup
+
 DEFAULT_QUEUE = "default"
 
 
@@ -54,20 +58,33 @@ class Parts:
     clock: Clock
     resources: Resources
     overload: OverloadControl
+    shared: SharedQueues | None
 
 
-def assemble(settings: Settings, tasks: Tasks, middleware: Sequence[Middleware]) -> Parts:
+def assemble(
+    settings: Settings,
+    tasks: Tasks,
+    middleware: Sequence[Middleware],
+    setup: SharedSetup | None = None,
+) -> Parts:
     """Build the parts and connect them. Nothing is opened yet. Raises ConfigurationError."""
     registry = TaskRegistry(queue=DEFAULT_QUEUE, timeout_s=settings.default_task_timeout_s)
     registry.add_all(tasks)
     lanes = _lanes(settings, registry)
+    setup = setup or _shared(settings)
+    if setup is not None and any(lane.limited for lane in lanes.values()):
+        raise ConfigurationError(
+            "limits of queues, tasks and keys do not work with a Redis store, where other workers "
+            "start jobs too; leave limit and per_key out"
+        )
     table = JobTable(
-        history_count_max=settings.history_count_max,
+        # A shared store has the history; a copy here would tell of a former job of the same id.
+        history_count_max=settings.history_count_max if setup is None else 0,
         history_ttl_s=settings.history_ttl_s,
         waiters_max=settings.waiters_max,
     )
     events = EventHub()
-    store = _store(settings)
+    store = setup.store if setup is not None else _store(settings)
     executors = _executors(settings, registry)
     for task in registry:
         task.executor = executors[task.run_in]
@@ -84,7 +101,10 @@ def assemble(settings: Settings, tasks: Tasks, middleware: Sequence[Middleware])
     )
 
     def requeue(job: Job) -> None:  # the finisher is made before the dispatcher
-        dispatcher.submit(job)
+        if setup is None:
+            dispatcher.submit(job)
+        else:  # it waits in the store, for whoever is free first
+            table.forget(job)
 
     finisher = Finisher(
         table,
@@ -93,6 +113,7 @@ def assemble(settings: Settings, tasks: Tasks, middleware: Sequence[Middleware])
         requeue=requeue,
         crashes_max=settings.crashes_max,
         result_bytes_max=settings.result_bytes_max,
+        must_encode=store is not None and (setup is None or setup.store.must_encode_results),
     )
     clock = Clock()
     dispatcher = Dispatcher(
@@ -109,6 +130,21 @@ def assemble(settings: Settings, tasks: Tasks, middleware: Sequence[Middleware])
     resources.listeners.append(overload.observe)
     held = HeldJobs(table, finisher, clock, submit=dispatcher.submit)
     intake = Intake(registry, table, dispatcher, events, clock, forecast, overload, held)
+    shared = None
+    if setup is not None:
+        from worker_runtime.shared import SharedQueues
+
+        shared = SharedQueues(
+            setup,
+            registry=registry,
+            lanes=lanes,
+            table=table,
+            events=events,
+            intake=intake,
+            dispatcher=dispatcher,
+            finisher=finisher,
+            crashes_max=settings.crashes_max,
+        )
     return Parts(
         settings,
         registry,
@@ -125,6 +161,7 @@ def assemble(settings: Settings, tasks: Tasks, middleware: Sequence[Middleware])
         clock,
         resources,
         overload,
+        shared,
     )
 
 
@@ -173,6 +210,15 @@ def _executors(settings: Settings, registry: TaskRegistry) -> dict[str, Executor
             limits = msgspec.structs.replace(limits, size_max=settings.processes)
         executors["process"] = ProcessExecutor(in_process, limits)
     return executors
+
+
+def _shared(settings: Settings) -> SharedSetup | None:
+    """The setup of a Redis store; imported here, because its library is an extra."""
+    if settings.store.partition("://")[0] not in ("redis", "rediss", "unix"):
+        return None
+    from worker_runtime.shared import SharedSetup
+
+    return SharedSetup.from_settings(settings)
 
 
 def _store(settings: Settings) -> Store | None:

@@ -103,14 +103,15 @@ def run(
 ) -> None:
     """Serve TARGET until SIGTERM or Ctrl-C.
 
-    TARGET is module:attribute (a Runtime, a function that returns one, or a list of tasks) or
-    module (its functions marked with @task). Without one, example tasks are served.
+    TARGET is module:attribute (a Runtime, a function that returns one, or a list of tasks), module
+    (its functions marked with @task), or package.module.WorkerSettings (an arq settings class;
+    several with commas). Without one, example tasks are served.
     """
     if check + burst + (watch is not None) > 1:
         raise click.UsageError("--check, --burst and --watch exclude each other")
     options = ListenOptions(host, port, dialects)
     if check:
-        sys.exit(_check(options))
+        sys.exit(_check(target, options))
     from worker_runtime.server import leave
 
     try:
@@ -124,10 +125,16 @@ def run(
         leave(code)
 
 
-def _check(options: ListenOptions) -> int:
+def _check(target: str | None, options: ListenOptions) -> int:
     from worker_runtime.health_check import check_health
+    from worker_runtime.target import arq_settings
 
     try:
+        sources = arq_settings(target)
+        if sources:
+            from worker_runtime import arq_run
+
+            return arq_run.check_health(sources)
         healthy, text = check_health(Settings.from_environment(**options.given()))
     except ConfigurationError as error:
         healthy, text = False, str(error)
@@ -151,12 +158,17 @@ def _run(target: str | None, options: ListenOptions, *, burst: bool) -> int:
     from worker_runtime import server
     from worker_runtime.example_tasks import commands_to_try
     from worker_runtime.log_setup import configure_logging
-    from worker_runtime.target import load_runtime
+    from worker_runtime.target import arq_settings, load_runtime
     from worker_runtime.watch import end_with_supervisor
 
     settings = Settings.from_environment(**options.given())
     configure_logging(settings.log_level, settings.log_format)
     end_with_supervisor()
+    sources = arq_settings(target)
+    if sources:
+        from worker_runtime import arq_run
+
+        return arq_run.run(sources, settings, burst=burst, listens=bool(options.given()))
     runtime = load_runtime(target, settings)
     settings = _merged(runtime.settings, settings, options)
     configure_logging(settings.log_level, settings.log_format)

@@ -129,6 +129,10 @@ class Dispatcher:
         """Start nothing more. What runs goes on; what waits keeps waiting."""
         self._is_quiet = True
 
+    @property
+    def is_quiet(self) -> bool:
+        return self._is_quiet
+
     async def wait_none_running(self) -> None:
         while any(True for _ in self.running()):
             self._slot_freed.clear()

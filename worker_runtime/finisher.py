@@ -55,6 +55,7 @@ class Finisher:
         requeue: Callable[[Job], None],
         crashes_max: int,
         result_bytes_max: int,
+        must_encode: bool,
     ) -> None:
         self._table = table
         self._events = events
@@ -62,7 +63,7 @@ class Finisher:
         self._requeue = requeue
         self._crashes_max = crashes_max
         self._result_bytes_max = result_bytes_max
-        self._must_encode = store is not None
+        self._must_encode = must_encode
         self._in_transition: dict[str, list[asyncio.Future[None]]] = {}
         self.interrupted_count = 0
 
@@ -179,9 +180,15 @@ class Finisher:
             return msgspec.structs.replace(again, crashes=crashes)
         return Transition(FAILED, now, None, failure, 0.0, job.attempt, crashes)
 
-    def _publish_recorded(self, job: Job, transition: Transition) -> None:
+    def _publish_recorded(
+        self, job: Job, transition: Transition, *, superseded: bool = False
+    ) -> None:
         waiters = self._in_transition.pop(job.id, ())
-        self._publish(job, transition)
+        if superseded:
+            self._table.forget(job)
+            job.state = QUEUED
+        else:
+            self._publish(job, transition)
         for shown in waiters:
             if not shown.done():
                 shown.set_result(None)

@@ -153,7 +153,7 @@ class Intake:
 
     def check_same(self, known: Job, job: Job) -> None:
         """Raises JobConflict unless `job` asks for the same as the kept job of its id."""
-        if not _same_payload(known, job):
+        if not same_payload(known, job):
             raise JobConflict(f"job id {job.id!r} is in use by a job with another payload")
 
     def check_room(self, job: Job, options: EnqueueOptions, count: int = 1) -> None:
@@ -232,7 +232,8 @@ class Intake:
         return self._ids.make(time.time())
 
 
-def _same_payload(one: Job, other: Job) -> bool:
+def same_payload(one: Job, other: Job) -> bool:
+    """Whether two jobs are the same call."""
     if one.task.name != other.task.name:
         return False
     canonical = one.task.signature.canonical

@@ -59,6 +59,9 @@ logger = logging.getLogger("worker_runtime")
 
 PAGE_LIMIT_MAX = 1000
 
+if TYPE_CHECKING:
+    from worker_runtime.shared import SharedSetup
+
 Lifespan = Callable[["Runtime"], AbstractAsyncContextManager[Any]]
 
 
@@ -88,7 +91,7 @@ class Runtime(Enqueuer):
     queue_capacity  jobs that may wait in each queue that does not say otherwise
     threads         threads for sync functions
     processes       child processes for `run_in="process"` tasks
-    store           `memory://`, `sqlite:///path` or `redis://...`
+    store           `memory://`, `sqlite:///path` or `redis://...`; or a SharedSetup
     queues          settings of named queues; a queue that a task names exists anyway
     settings        everything else; read from the environment where it is not given
     lifespan        async context manager entered before the first job; contexts carry its value
@@ -106,7 +109,7 @@ class Runtime(Enqueuer):
         queue_capacity: int | None = None,
         threads: int | None = None,
         processes: int | None = None,
-        store: str | None = None,
+        store: str | SharedSetup | None = None,
         queues: Iterable[QueueSettings] | None = None,
         settings: Settings | None = None,
         lifespan: Lifespan | None = None,
@@ -117,7 +120,7 @@ class Runtime(Enqueuer):
             "queue_capacity": queue_capacity,
             "threads": threads,
             "processes": processes,
-            "store": store,
+            "store": store if isinstance(store, str) else None,
             "queues": None if queues is None else tuple(queues),
         }
         if settings is None:
@@ -125,10 +128,12 @@ class Runtime(Enqueuer):
         else:
             settings = checked(settings, **{k: v for k, v in explicit.items() if v is not None})
         self.settings = settings
-        self.parts = assemble(settings, tasks, middleware)
+        setup = None if store is None or isinstance(store, str) else store
+        self.parts = assemble(settings, tasks, middleware, setup)
         self.started_at: float | None = None
         self._intake = self.parts.intake
         self._store = self.parts.store
+        self._shared = self.parts.shared
         self._lifespan = lifespan
         self._exits = AsyncExitStack()
         self._unattended: set[asyncio.Task[None]] = set()
@@ -172,6 +177,9 @@ class Runtime(Enqueuer):
                 await self._store.open()
                 self._exits.push_async_callback(self._store.close)
                 await self._recover()
+            if self._shared is not None:
+                await self._shared.start()
+                self._exits.push_async_callback(self._shared.stop)
         except BaseException:
             await self._exits.aclose()
             raise
@@ -231,6 +239,9 @@ class Runtime(Enqueuer):
 
     async def join(self) -> None:
         """Wait until no job waits or runs."""
+        if self._shared is not None:
+            await self._shared.claimer.wait_drained()
+            return
         await self.parts.dispatcher.wait_idle()
         while self._intake.held:  # what the last ones let go
             await asyncio.sleep(0)
@@ -241,6 +252,8 @@ class Runtime(Enqueuer):
     if not TYPE_CHECKING:  # typed by the overloads it inherits; without their second call here
 
         async def enqueue(self, task: TaskRef, /, *args: Any, **kwargs: Any) -> JobHandle[Any]:
+            if self._shared is not None:
+                return await self.enqueue_with(PLAIN, task, args, kwargs)
             job = self._intake.accept(task, args, kwargs)
             if self._store is not None:
                 await self._keep([job])
@@ -258,12 +271,18 @@ class Runtime(Enqueuer):
     ) -> JobHandle[Any]:
         """`enqueue` for callers that hold the options and arguments as values."""
         intake = self._intake
-        if options is WIRE:
+        if options is WIRE and self._shared is None:
             job = intake.accept(task, args, kwargs, wire=True)
             if self._store is not None:
                 await self._keep([job])
             return JobHandle(job, self)
         job = intake.make(task, args, kwargs or {}, options)
+        if self._shared is not None:
+            if options.unique is not None or options.parents:
+                raise InvalidJob("unique_key and after do not work with a Redis store")
+            intake.check_room(job, options)
+            [(job, is_new)] = await self._shared.enqueue([job])
+            return JobHandle(job, self, is_new=is_new)
         if options.job_id is not None:
             # Again, because another call may have been accepted while the store was asked.
             known = intake.existing(job) or await self._stored(job) or intake.existing(job)
@@ -289,6 +308,8 @@ class Runtime(Enqueuer):
         if options.job_id is not None or options.unique is not None:
             raise InvalidJob("job_id and unique_key name one job; they cannot be given for many")
         jobs = self._intake.make_many(list(calls), options)
+        if self._shared is not None and jobs:
+            return [JobHandle(job, self) for job, _ in await self._shared.enqueue(jobs)]
         for job in jobs:
             self._intake.admit(job, options.parents)
         if self._store is not None and jobs:
@@ -305,12 +326,17 @@ class Runtime(Enqueuer):
         known: list[Job] = []
         for options, call in calls:
             try:
-                if options is WIRE:
+                if options is WIRE and self._shared is None:
                     job = intake.accept(call.task, call.args, call.kwargs, wire=True)
                     accepted.append(job)
                     answers.append(JobHandle(job, self))
                     continue
                 job = intake.make(call.task, call.args, call.kwargs, options)
+                if self._shared is not None:
+                    answers.append(
+                        await self.enqueue_with(options, call.task, call.args, call.kwargs)
+                    )
+                    continue
                 if options.job_id is not None:
                     existing = intake.existing(job) or await self._stored(job)
                     existing = existing or intake.existing(job)  # accepted in the meantime
@@ -396,6 +422,8 @@ class Runtime(Enqueuer):
         self, jobs: Sequence[tuple[Job, Sequence[Job]]]
     ) -> list[JobHandle[Any]]:
         """Accept jobs, each with the parents it waits for, all of them or none. Raises Refused."""
+        if self._shared is not None:
+            raise InvalidJob("chains and groups do not work with a Redis store")
         for job, _ in jobs:
             if self._intake.existing(job) is not None or await self._stored(job) is not None:
                 raise JobConflict(f"job id {job.id!r} is in use")
@@ -467,13 +495,20 @@ class Runtime(Enqueuer):
                 and (task is None or job.task.name == task)
             )
 
+        if self._shared is not None:
+            below = None if cursor is None else int(cursor)
+            jobs, cursor = await self._shared.page(matches, limit=limit, below=below)
+            return JobPage([describe(job) for job in jobs], cursor)
         page = self.parts.table.page(matches, limit=limit, after=cursor)
         return JobPage([describe(job) for job in page.jobs], page.cursor)
 
     def wait(self, job: Job) -> asyncio.Future[None]:
         """A future that ends with the job; for callers that hold the record. Who stops waiting
         before that gives it back with `stop_waiting`."""
-        return self.parts.table.wait(job)
+        waiter = self.parts.table.wait(job)
+        if self._shared is not None:
+            self._shared.watch(job)
+        return waiter
 
     def stop_waiting(self, job: Job, waiter: asyncio.Future[None]) -> None:
         """Give back a future of `wait`. Harmless for one that has ended."""
@@ -488,6 +523,8 @@ class Runtime(Enqueuer):
             await finisher.wait_shown(job)
         if job.is_ended:
             return False
+        if self._shared is not None and not self._shared.is_here(job):
+            return await self._shared.cancel(job, message)
         if job.state is RUNNING:
             return dispatcher.request_stop(job, message)
         if not self._intake.held.withdraw(job) and not job.task.is_parked:
@@ -520,6 +557,8 @@ class Runtime(Enqueuer):
         if job.task.is_parked:
             raise InvalidTransition(f"job {job_id}: its task {job.task.name!r} is not registered")
         self._intake.check_room(job, PLAIN)
+        if self._shared is not None:
+            return JobHandle(await self._shared.retry(job), self, is_new=False)
         self.parts.table.adopt(job)
         self.parts.finisher.revive(job)
         while self.parts.finisher.is_in_transition(job):
@@ -535,6 +574,8 @@ class Runtime(Enqueuer):
         lane = self._lane(queue)
         lane.is_paused = False
         self.parts.dispatcher.wake(lane)
+        if self._shared is not None:
+            self._shared.claimer.wake()
 
     def resize(
         self, queue: str, *, concurrency: int | None = None, capacity: int | None = None
@@ -554,9 +595,10 @@ class Runtime(Enqueuer):
     def queue_info(self, queue: str) -> QueueInfo:
         """Figures of one queue. Raises UnknownQueue."""
         lane = self._lane(queue)
+        waiting = lane.queue.waiting if self._shared is None else self._shared.waiting(queue)
         return QueueInfo(
             lane.name,
-            lane.queue.waiting,
+            waiting,
             lane.busy,
             lane.concurrency,
             lane.capacity,

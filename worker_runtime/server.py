@@ -57,7 +57,7 @@ def serve(
             finally:
                 await server.stop()
 
-        _own_process(main, settings)
+        own_process(main, settings)
     return 0
 
 
@@ -75,7 +75,7 @@ def drain(runtime: Runtime, settings: Settings) -> int:
             stopped.cancel()
             await _stop_runtime(runtime, settings.stop_within_s)
 
-    _own_process(main, settings)
+    own_process(main, settings)
     return 0
 
 
@@ -193,7 +193,7 @@ async def _stop_runtime(runtime: Runtime, within_s: float) -> None:
     logger.info("stopped after %.1f s", time.monotonic() - began_at)
 
 
-def _own_process(main: Callable[[asyncio.Event], Awaitable[None]], settings: Settings) -> None:
+def own_process(main: Callable[[asyncio.Event], Awaitable[None]], settings: Settings) -> None:
     """Run `main` on a new event loop, with an event that is set by the first stop signal."""
     loop = _new_event_loop()
     stopping = asyncio.Event()

@@ -3,7 +3,7 @@
 `module:attribute`  a Runtime, a function without arguments that returns one, a task, or a list or
                     dict of tasks
 `module`            every function in it that is marked with `@task`
-`pkg.mod.Name`      the same as `pkg.mod:Name`
+`pkg.mod.Name`      the same as `pkg.mod:Name`; an arq settings class, or several with commas
 nothing             the built-in tasks: the sandbox's simulated `task`, and some to try
 """
 
@@ -28,6 +28,26 @@ from worker_runtime.settings import Settings
 from worker_runtime.task import policy_of
 
 NamedTasks = dict[str, Callable[..., Any]]
+
+
+def arq_settings(target: str | None) -> list[Any]:
+    """The arq settings classes or dicts that TARGET names, several separated by commas; none where
+    it names something else. Raises ConfigurationError."""
+    if target is None:
+        return []
+    if os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())
+    found = [_resolve(part.strip()) for part in target.split(",")]
+    chosen = [part for part in found if _is_arq_settings(part)]
+    if chosen and len(chosen) < len(found):
+        raise ConfigurationError(f"{target!r}: arq settings and other targets cannot be mixed")
+    return chosen
+
+
+def _is_arq_settings(found: Any) -> bool:
+    own = found if isinstance(found, dict) else getattr(found, "__dict__", {})
+    lists = [own.get("functions"), own.get("cron_jobs")]
+    return isinstance(found, dict | type) and any(isinstance(x, list | tuple) for x in lists)
 
 
 def load_runtime(target: str | None, settings: Settings) -> Runtime:

@@ -21,6 +21,8 @@ R = TypeVar("R")
 RunIn = Literal["loop", "thread", "process"]
 OnCrash = Literal["retry", "fail"]
 
+TASK_NAME_PATTERN = r"[A-Za-z0-9._:<>-]{1,128}"  # `<` and `>`: qualified names of inner functions
+
 _POLICY_ATTRIBUTE = "__worker_runtime_task__"
 
 
@@ -320,8 +322,10 @@ def define(
     target = fn.func if isinstance(fn, functools.partial) else fn
     policy: TaskPolicy = getattr(target, _POLICY_ATTRIBUTE, None) or TaskPolicy()
     name = name or policy.name or str(getattr(target, "__name__", type(target).__name__))
-    if not re.fullmatch(JOB_ID_PATTERN, name):
-        raise ConfigurationError(f"task name {name!r} must match {JOB_ID_PATTERN}; pass name=...")
+    if not re.fullmatch(TASK_NAME_PATTERN, name):
+        raise ConfigurationError(
+            f"task name {name!r} must match {TASK_NAME_PATTERN}; pass name=..."
+        )
     if inspect.isasyncgenfunction(target) or inspect.isgeneratorfunction(target):
         raise ConfigurationError(f"task {name!r} is a generator function; a task returns once")
     try:

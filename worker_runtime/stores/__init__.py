@@ -14,6 +14,13 @@ from worker_runtime.job import Job, Transition
 from worker_runtime.task import TaskDefinition
 
 
+class Recorded(Protocol):
+    """What a store calls once a transition may be shown. `superseded`: it was not recorded, because
+    another process has taken the job over; this one forgets it."""
+
+    def __call__(self, *, superseded: bool = False) -> None: ...
+
+
 class Store(Protocol):
     """Keeps jobs across the life of a process.
 
@@ -54,7 +61,7 @@ class Store(Protocol):
         never accepted because `record_accepted` failed; a kept job waits for space."""
         ...
 
-    def record_transition(self, job: Job, transition: Transition, then: Callable[[], None]) -> None:
+    def record_transition(self, job: Job, transition: Transition, then: Recorded) -> None:
         """Keep what an attempt or a cancel led to; `then` is called on the loop once it may be
         shown. `job` itself still has its former state."""
         ...

@@ -1,0 +1,389 @@
+"""A Runtime that works as an arq worker does: arq's context, hooks, retries, cron jobs and log
+lines, around the same dispatcher, attempts and finisher as every other runtime."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import inspect
+import logging
+import reprlib
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+from typing import Any
+
+import msgspec
+
+from worker_runtime.arq import ArqRedis, create_pool
+from worker_runtime.arq_cron import CronLoop
+from worker_runtime.arq_settings import ArqFunction, read_settings
+from worker_runtime.context import JobContext
+from worker_runtime.errors import ExecutorFailure, RunAgain
+from worker_runtime.job import (
+    CANCELLED,
+    COMPLETED,
+    QUEUED,
+    SCHEDULED,
+    Failure,
+    Job,
+    Transition,
+)
+from worker_runtime.runtime import Runtime
+from worker_runtime.settings import QueueSettings, Settings
+from worker_runtime.shared import SharedSetup
+from worker_runtime.stores.arq_wire import CRON_HOLD_MS, Wire
+from worker_runtime.stores.redis import Manner, RedisStore
+from worker_runtime.stores.redis_link import exceptions
+from worker_runtime.task import NO_RETRY, policy_of, task
+
+logger = logging.getLogger("arq.worker")
+
+_LATE_MS = 1200
+_SHOWN_CHARS = 80
+
+
+class _Run:
+    """One attempt of a job as arq's code sees it. Hooks and task are given the same `ctx`."""
+
+    __slots__ = ("ctx", "ref", "retry_s", "started_at", "was_started")
+
+    def __init__(self, ctx: dict[Any, Any], ref: str) -> None:
+        self.ctx = ctx
+        self.ref = ref
+        self.started_at = time.time()
+        self.was_started = False
+        self.retry_s: float | None = None
+
+
+class ArqWorker(Manner):
+    """One settings class at work. `async with worker:` runs it until it is left.
+
+    Raises ConfigurationError for settings that cannot work.
+    """
+
+    def __init__(
+        self, source: object, *, settings: Settings | None = None, **overrides: Any
+    ) -> None:
+        super().__init__(result_ttl_s=0)
+        self.settings = arq = read_settings(source, **overrides)
+        self.functions = {function.name: function for function in arq.functions}
+        self.ctx: dict[Any, Any] = dict(arq.ctx)
+        self._runs: dict[str, _Run] = {}
+        self._shown = _bounded_repr()
+        wire = Wire(arq.job_serializer, arq.job_deserializer, unsafe_pickle=arq.unsafe_pickle)
+        base = settings or Settings.from_environment()
+        queue = QueueSettings(arq.queue_name, concurrency=arq.max_jobs)
+        self.store = RedisStore(
+            arq.redis,
+            wire=wire,
+            manner=self,
+            is_plain=False,
+            keys=lambda name: [(2, name)],
+            lease_s=arq.lease_s,
+            payload_bytes_max=base.payload_bytes_max,
+        )
+        base = msgspec.structs.replace(
+            base, queues=(queue,), stop_within_s=float(arq.job_completion_wait)
+        )
+        self.runtime = Runtime(
+            {f.name: self._as_task(f) for f in arq.functions},
+            settings=base,
+            store=SharedSetup(
+                self.store,
+                serves=(arq.queue_name,),
+                tries_max=self._tries_max,
+                aborts=arq.allow_abort_jobs,
+                leaves_unknown=arq.unknown_functions == "leave",
+                poll_max_s=max(0.001, arq.poll_delay),
+                jobs_max=arq.max_burst_jobs if arq.burst and arq.max_burst_jobs >= 0 else None,
+                health_every_s=arq.health_check_interval,
+                health_key=arq.health_check_key,
+            ),
+            lifespan=self._lifespan,
+            middleware=[self._attempt],
+        )
+
+    def __repr__(self) -> str:
+        s = self.store
+        return (
+            f"<ArqWorker {self.settings.queue_name} j_complete={s.completed} j_failed={s.failed} "
+            f"j_retried={s.retried}>"
+        )
+
+    # Life
+
+    async def __aenter__(self) -> ArqWorker:
+        await self.start()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.stop()
+
+    async def start(self) -> None:
+        await self.runtime.start()
+
+    async def stop(self, within_s: float | None = None, cause: str | None = None) -> None:
+        """Stop as `Runtime.stop`: by default running jobs may end for `job_completion_wait` s."""
+        if cause is not None:
+            logger.info(
+                "shutdown on %s ◆ %d jobs complete ◆ %d failed ◆ %d retries ◆ %d ongoing to cancel",
+                cause,
+                self.store.completed,
+                self.store.failed,
+                self.store.retried,
+                len(self._runs),
+            )
+        await self.runtime.stop(within_s)
+
+    async def drain(self) -> None:
+        """Wait until the queue is empty, deferred jobs included, or `max_burst_jobs` have run."""
+        await self.runtime.join()
+
+    @asynccontextmanager
+    async def _lifespan(self, runtime: Runtime) -> AsyncIterator[dict[Any, Any]]:
+        arq = self.settings
+        pool = await create_pool(
+            arq.redis,
+            job_serializer=arq.job_serializer,
+            job_deserializer=arq.job_deserializer,
+            default_queue_name=arq.queue_name,
+            expires_extra_ms=arq.expires_extra_ms,
+        )
+        names = ", ".join(self.functions)
+        logger.info("Starting worker for %d functions: %s", len(self.functions), names)
+        await _log_redis_info(pool)
+        self.ctx["redis"] = pool
+        crons = [(f.name, f.cron) for f in arq.functions if f.cron is not None]
+        cron = CronLoop(crons, functools.partial(_enqueue_cron, pool), arq.timezone)
+        try:
+            if arq.on_startup is not None:
+                await arq.on_startup(self.ctx)
+            cron.start()
+            yield self.ctx
+        finally:
+            await cron.stop()
+            if arq.on_shutdown is not None:
+                await arq.on_shutdown(self.ctx)
+            await pool.aclose()
+
+    # Tasks
+
+    def _as_task(self, function: ArqFunction) -> Callable[..., Any]:
+        """The function as a task of the runtime, with arq's context as its first argument where it
+        can take one. A function marked with `@task` keeps its executor and gets our context."""
+        marked = policy_of(function.coroutine)
+        timeout_s = self.settings.job_timeout if function.timeout_s is None else function.timeout_s
+        if marked is not None and marked.run_in in ("thread", "process"):
+            call: Callable[..., Any] = functools.wraps(function.coroutine)(
+                functools.partial(function.coroutine)
+            )
+            run_in = marked.run_in
+        else:
+            call, run_in = self._with_ctx(function.coroutine), None
+        return task(
+            name=function.name,
+            queue=self.settings.queue_name,
+            timeout_s=timeout_s or None,
+            retry=NO_RETRY,
+            run_in=run_in,
+        )(call)
+
+    def _with_ctx(self, coroutine: Callable[..., Any]) -> Callable[..., Any]:
+        takes_ctx = _takes_positional(coroutine)
+        runs = self._runs
+
+        async def call(job_context: JobContext, /, *args: Any, **kwargs: Any) -> Any:
+            if takes_ctx:
+                return await coroutine(runs[job_context.job_id].ctx, *args, **kwargs)
+            return await coroutine(*args, **kwargs)
+
+        return call
+
+    async def _attempt(self, context: JobContext, call_next: Callable[[], Awaitable[Any]]) -> Any:
+        run = self._begin(context)
+        if self.settings.on_job_start is not None:
+            await self.settings.on_job_start(run.ctx)
+        self._log_start(context, run)
+        run.was_started = True
+        run.started_at = time.time()
+        try:
+            return await call_next()
+        except BaseException as error:
+            if context.cancelled:  # aborted, timed out or shut down: the finisher says which
+                raise
+            if self.settings.retry_jobs:
+                again = _asks_again(error)
+                if again is not None:
+                    run.retry_s = again.delay_s
+                    return again
+            if isinstance(error, Exception) and not isinstance(error, ExecutorFailure):
+                self.store.errors[context.job_id] = error
+            raise
+
+    def _begin(self, context: JobContext) -> _Run:
+        lease = self.store.leases.held[context.job_id]
+        ctx = {
+            **self.ctx,
+            "job_id": context.job_id,
+            "job_try": lease.tries,
+            "enqueue_time": datetime.fromtimestamp(lease.enqueued_ms / 1000, UTC),
+            "score": lease.score,
+        }
+        is_cron = self.functions[context.task].cron is not None
+        run = _Run(ctx, context.task if is_cron else f"{context.job_id}:{context.task}")
+        self._runs[context.job_id] = run
+        return run
+
+    # What is kept, and the moments around an end
+
+    def _tries_max(self, function: str) -> int:
+        own = self.functions[function].max_tries
+        return self.settings.max_tries if own is None else own
+
+    def result_ttl_ms(self, job: Job) -> int | None:
+        function = self.functions.get(job.task.name)
+        was_started = job.id in self._runs
+        forever, keep_s = self.settings.keep_result_forever, self.settings.keep_result
+        if function is not None and was_started:  # arq: what never ran is kept as the worker says
+            if function.keep_result_forever is not None:
+                forever = function.keep_result_forever
+            if function.keep_result_s is not None:
+                keep_s = function.keep_result_s
+        return 0 if forever else (round(keep_s * 1000) or None)
+
+    def hold_ms(self, job: Job) -> int:
+        function = self.functions.get(job.task.name)
+        return CRON_HOLD_MS if function is not None and function.cron is not None else 0
+
+    def ended_early(self, job: Job, text: str) -> None:
+        age_s = time.time() - job.created_at
+        if text == "aborted before start":
+            logger.info("%6.2fs ⊘ %s:%s aborted before start", age_s, job.id, job.task.name)
+        elif text.startswith("max "):
+            tries_max = self._tries_max(job.task.name)
+            ref = f"{job.id}:{job.task.name}"
+            logger.warning("%6.2fs ! %s max retries %d exceeded", age_s, ref, tries_max)
+
+    def before_end(self, job: Job, transition: Transition) -> Awaitable[None] | None:
+        run = self._runs.get(job.id)
+        if run is None or not run.was_started:
+            return None
+        self._log_end(job, transition, run)
+        hook = self.settings.on_job_end
+        return None if hook is None else self._hook("on_job_end", hook, run.ctx)
+
+    def after_end(self, job: Job, transition: Transition) -> Awaitable[None] | None:
+        run = self._runs.pop(job.id, None)
+        hook = self.settings.after_job_end
+        if run is None or hook is None or not run.was_started:
+            return None
+        return self._hook("after_job_end", hook, run.ctx)
+
+    async def _hook(self, name: str, hook: Callable[..., Any], ctx: dict[Any, Any]) -> None:
+        try:
+            await hook(ctx)
+        except Exception:
+            logger.exception("%s of job %s failed", name, ctx.get("job_id"))
+
+    # arq's log lines
+
+    def _log_start(self, context: JobContext, run: _Run) -> None:
+        if not logger.isEnabledFor(logging.INFO):
+            return
+        job = self.runtime.parts.table.jobs[context.job_id]
+        now_ms = time.time() * 1000
+        tries, score = run.ctx["job_try"], run.ctx["score"]
+        extra = f" try={tries}" if tries > 1 else ""
+        if now_ms - score > _LATE_MS:
+            extra += f" delayed={(now_ms - score) / 1000:0.2f}s"
+        waited_s = now_ms / 1000 - job.created_at
+        logger.info("%6.2fs → %s(%s)%s", waited_s, run.ref, self._arguments(job), extra)
+
+    def _log_end(self, job: Job, transition: Transition, run: _Run) -> None:
+        taken_s = transition.at - run.started_at
+        if transition.state is COMPLETED:
+            if logger.isEnabledFor(logging.INFO):
+                is_shown = self.settings.log_results and transition.value is not None
+                result = _truncate(self._shown.repr(transition.value)) if is_shown else ""
+                logger.info("%6.2fs ← %s ● %s", taken_s, run.ref, result)
+        elif transition.state in (QUEUED, SCHEDULED):
+            if run.retry_s is not None:
+                text = "%6.2fs ↻ %s retrying job in %0.2fs"
+                logger.info(text, taken_s, run.ref, run.retry_s)
+            else:
+                logger.info("%6.2fs ↻ %s cancelled, will be run again", taken_s, run.ref)
+        elif transition.state is CANCELLED:
+            logger.info("%6.2fs ⊘ %s aborted", taken_s, run.ref)
+        else:
+            failure = transition.failure or Failure(None, "Exception", "")
+            error = self.store.errors.get(job.id)
+            logger.error(
+                "%6.2fs ! %s failed, %s: %s",
+                taken_s,
+                run.ref,
+                failure.error_type,
+                failure.error,
+                exc_info=error if isinstance(error, Exception) else None,
+            )
+
+    def _arguments(self, job: Job) -> str:
+        shown = [self._shown.repr(value) for value in job.args]
+        shown += [f"{k}={self._shown.repr(v)}" for k, v in sorted((job.kwargs or {}).items())]
+        return _truncate(", ".join(shown))
+
+
+def _bounded_repr() -> reprlib.Repr:
+    """A repr whose cost is bounded: a small pickle can hold a value with an endless one."""
+    shown = reprlib.Repr()
+    shown.maxstring = shown.maxother = shown.maxlong = 2 * _SHOWN_CHARS
+    shown.maxdict = shown.maxlist = shown.maxtuple = shown.maxset = 20
+    return shown
+
+
+def _truncate(text: str) -> str:
+    return text if len(text) <= _SHOWN_CHARS else text[: _SHOWN_CHARS - 1] + "…"
+
+
+def _takes_positional(function: Callable[..., Any]) -> bool:
+    try:
+        parameters = inspect.signature(function).parameters.values()
+    except (TypeError, ValueError):  # no signature to look at: arq would pass it
+        return True
+    return any(
+        p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD, p.VAR_POSITIONAL) for p in parameters
+    )
+
+
+def _asks_again(error: BaseException) -> RunAgain | None:
+    """What arq takes for a wish to be run again: its `Retry` (recognised by its attribute),
+    `RetryJob`, or a CancelledError that nobody ordered."""
+    if isinstance(error, RunAgain):
+        return RunAgain(error.delay_s, uses_attempt=True)
+    if hasattr(error, "defer_score"):
+        return RunAgain(max(0.0, (error.defer_score or 0) / 1000), uses_attempt=True)
+    if isinstance(error, asyncio.CancelledError) or type(error).__name__ == "RetryJob":
+        return RunAgain(uses_attempt=True)
+    return None
+
+
+async def _enqueue_cron(
+    pool: ArqRedis, function: str, job_id: str | None, defer_until: datetime | None
+) -> None:
+    await pool.enqueue_job(function, _job_id=job_id, _defer_until=defer_until)
+
+
+async def _log_redis_info(pool: ArqRedis) -> None:
+    try:
+        info, keys = await pool.info(), await pool.dbsize()
+    except (exceptions.RedisError, OSError) as error:
+        logger.warning("redis info: %s", error)
+        return
+    logger.info(
+        "redis_version=%s mem_usage=%s clients_connected=%s db_keys=%s",
+        info.get("redis_version", "?"),
+        info.get("used_memory_human", "?"),
+        info.get("connected_clients", "?"),
+        keys,
+    )

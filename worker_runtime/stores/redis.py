@@ -1,0 +1,505 @@
+"""The Redis store: accepted jobs wait in Redis, in arq's layout, for any worker of the fleet.
+
+This file is the store itself: claims and ends of attempts. What it is made of stands beside it: the
+wire format (`arq_wire`), leases (`redis_lease`), the way of results back (`redis_outbox`), and how
+jobs are looked up and acted on from outside (`redis_lookup`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import hashlib
+import logging
+import math
+import os
+import socket
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from typing import Any
+
+import msgspec
+
+from worker_runtime.errors import ConfigurationError, QueueFull, StoreUnavailable
+from worker_runtime.job import COMPLETED, QUEUED, SCHEDULED, Job, Priority, Transition
+from worker_runtime.stores import Recorded
+from worker_runtime.stores.arq_wire import (
+    DEFAULT_QUEUE_KEY,
+    EXPIRES_EXTRA_MS,
+    RETRY_PREFIX,
+    RETRY_TTL_S,
+    Wire,
+)
+from worker_runtime.stores.redis_lease import Lease, LeaseKeeper
+from worker_runtime.stores.redis_link import (
+    RedisLocation,
+    Script,
+    drop_connections,
+    exceptions,
+    is_passing,
+    may_have_happened,
+)
+from worker_runtime.stores.redis_lookup import Lookup
+from worker_runtime.stores.redis_outbox import Finish, Outbox
+from worker_runtime.stores.redis_records import Records, priority_keys
+from worker_runtime.task import TaskDefinition
+
+logger = logging.getLogger("worker_runtime.redis")
+
+LEASE_S = 20.0
+_NOTE_PREFIX = "worker_runtime:note:"
+_UNKNOWN_TTL_S = 30
+_LOOK_MAX = 20_000
+_FLUSH_WITHIN_S = 5.0
+
+
+class Claimed(msgspec.Struct, gc=False):
+    """A job that this process holds from now on, as Redis had it.
+
+    payload   None where the job's key has expired
+    abort_ms  when somebody asked for its abort, if so
+    crashes   how often a worker died with it
+    """
+
+    lease: Lease
+    payload: bytes | None
+    priority: int
+    abort_ms: int | None
+    crashes: int
+
+
+class Claims(msgspec.Struct, gc=False):
+    """What one claim found. `waiting` counts the queue with those in progress; `next_due` is the
+    Unix time at which the next scheduled job becomes due, None where there is none."""
+
+    jobs: list[Claimed]
+    waiting: int
+    next_due: float | None
+
+
+class Manner:
+    """What differs between our own fleets and arq's. This is our own; `arq_worker` has arq's."""
+
+    def __init__(self, *, result_ttl_s: float) -> None:
+        self._result_ttl_s = result_ttl_s
+
+    def result_ttl_ms(self, job: Job) -> int | None:
+        """How long the result is kept; 0 for ever, None not at all."""
+        ttl_s = self._result_ttl_s if job.task.result_ttl_s is None else job.task.result_ttl_s
+        if job.options is not None and job.options.result_ttl_s is not msgspec.UNSET:
+            ttl_s = job.options.result_ttl_s
+        return round(ttl_s * 1000) or None
+
+    def hold_ms(self, job: Job) -> int:
+        """How long an ended job still counts as in progress."""
+        return 0
+
+    def ended_early(self, job: Job, text: str) -> None:
+        """Called when a job ends without a run."""
+
+    def before_end(self, job: Job, transition: Transition) -> Awaitable[None] | None:
+        """Called when an attempt has ended, before that is written."""
+        return None
+
+    def after_end(self, job: Job, transition: Transition) -> Awaitable[None] | None:
+        """Called when the end of an attempt is written."""
+        return None
+
+
+def queue_key(name: str) -> str:
+    """The key of the queue called `name`: `arq:queue` for the default queue, `arq:queue:NAME` for
+    others; a name that starts with `arq:queue` is the key itself."""
+    if name == "default":
+        return DEFAULT_QUEUE_KEY
+    return name if name.startswith(DEFAULT_QUEUE_KEY) else f"{DEFAULT_QUEUE_KEY}:{name}"
+
+
+class RedisStore:
+    """Keeps jobs in Redis, shared with every process that speaks arq's wire.
+
+    location    the server
+    wire        the fleet's serializer pair
+    manner      what is kept how long, and hooks around the end of an attempt
+    is_plain    our own manner of records (see `redis_records`); False: arq's to the field
+    keys        the Redis keys of a queue, first to be served first, with the priority of each
+    """
+
+    last_order = 0  # an order is made of the enqueue's time, which all processes share
+
+    def __init__(
+        self,
+        location: RedisLocation,
+        *,
+        wire: Wire | None = None,
+        manner: Manner | None = None,
+        is_plain: bool = True,
+        keys: Callable[[str], list[tuple[int, str]]] | None = None,
+        lease_s: float = LEASE_S,
+        payload_bytes_max: int = 1 << 20,
+        result_ttl_s: float = 86_400.0,
+    ) -> None:
+        self.location = location
+        self.manner = manner or Manner(result_ttl_s=result_ttl_s)
+        self.records = Records(
+            wire or Wire(writes_plain=True), is_plain=is_plain, payload_bytes_max=payload_bytes_max
+        )
+        self.must_encode_results = is_plain
+        self.keys = keys or (lambda name: [(int(p), k) for p, k in priority_keys(queue_key(name))])
+        self.lease_s = lease_s
+        self.capacities: dict[str, int] = {}
+        self.on_room: Callable[[], None] = _nothing
+        self.on_lost: Callable[[list[str]], None] = _nothing
+        self.finishing = 0
+        self.completed = self.failed = self.retried = 0
+        self.attempt_mean_s = 1.0
+        # What attempts raised, until it is written: the record of a job keeps only the words.
+        self.errors: dict[str, Any] = {}
+        self._owner = f"{socket.gethostname()}:{os.getpid()}:{os.urandom(4).hex()}"
+        self._claim_number = 0
+        self._unanswered = ""
+        self._unknown_key = ""
+        self._claim = Script("claim")
+        self._enqueue = Script("enqueue")
+        self._release = Script("release")
+        self._hook_runs: set[asyncio.Task[None]] = set()
+        self._is_open = False
+
+    @classmethod
+    def from_url(cls, url: str, **options: Any) -> RedisStore:
+        """From `redis://[user:password@]host[:port][/database][?serializer=pickle|msgpack|json]`.
+        Raises ConfigurationError."""
+        base, _, query = url.partition("?")
+        chosen, rest = "pickle", []
+        for part in filter(None, query.split("&")):
+            name, _, value = part.partition("=")
+            if name == "serializer":
+                chosen = value
+            else:
+                rest.append(part)
+        location = RedisLocation.from_url(base + ("?" + "&".join(rest) if rest else ""))
+        return cls(location, wire=Wire.named(chosen), **options)
+
+    # Life
+
+    async def open(self) -> None:
+        if self._is_open:
+            return
+        await self._check_server()
+        loop = asyncio.get_running_loop()
+        self._claim_client = self.location.connect()
+        self._outbox_client = self.location.connect()
+        self.client = self.location.connect()
+        self.outbox = Outbox(self._outbox_client)
+        self.leases = LeaseKeeper(
+            self.location,
+            lease_s=self.lease_s,
+            on_lost=lambda ids: _from_thread(loop, self._lost, ids),
+        )
+        self.lookup = Lookup(self.client, self.records)
+        self.outbox.start()
+        self.leases.start()
+        self._is_open = True
+
+    async def _check_server(self) -> None:
+        client = self.location.connect()
+        try:
+            info = await _patiently(client.info, self.location)
+        finally:
+            await client.aclose()
+        if int(info.get("cluster_enabled", 0)):
+            raise ConfigurationError(
+                f"store {self.location.shown}: a Redis Cluster cannot be used, because arq's keys "
+                "have no hash tag and one job's keys would lie on several nodes; use one server"
+            )
+        version = str(info.get("redis_version", "0"))
+        if int(version.split(".")[0]) < 5:
+            raise ConfigurationError(
+                f"store {self.location.shown}: Redis {version} is too old; 5 or newer"
+            )
+        policy = info.get("maxmemory_policy", "noeviction")
+        if policy != "noeviction":
+            logger.warning(
+                "store %s: maxmemory-policy is %s, so Redis may evict accepted jobs when its "
+                "memory is full; noeviction keeps them",
+                self.location.shown,
+                policy,
+            )
+
+    async def recover(self, tasks: Callable[[str], TaskDefinition]) -> AsyncIterator[Sequence[Job]]:
+        """Nothing to bring back: unfinished jobs are claimed, by whoever is free first."""
+        self.lookup.find_task = tasks
+        return
+        yield ()
+
+    async def close(self) -> None:
+        """Write what is pending, for a few seconds, and let go of what is held."""
+        if not self._is_open:
+            return
+        self._is_open = False
+        if self._hook_runs:
+            await asyncio.wait(self._hook_runs, timeout=_FLUSH_WITHIN_S)
+        await self.outbox.close(_FLUSH_WITHIN_S)
+        self.lookup.close()
+        await asyncio.get_running_loop().run_in_executor(None, self.leases.stop)
+        for client in (self._claim_client, self._outbox_client, self.client):
+            await client.aclose()
+
+    # Accept
+
+    def record_accepted(self, jobs: Sequence[Job]) -> asyncio.Future[None] | None:
+        """As `enqueue`, for callers that know the ids to be new."""
+        return asyncio.ensure_future(self._accept(jobs))
+
+    async def _accept(self, jobs: Sequence[Job]) -> None:
+        await self.enqueue(jobs)
+
+    async def enqueue(self, jobs: Sequence[Job]) -> list[bool]:
+        """Put jobs into their queues, all or none. For each: False where its id is in use already.
+
+        Raises StoreUnavailable, QueueFull, InvalidJob, PayloadTooLarge.
+        """
+        args: list[Any] = []
+        for job in jobs:
+            due_ms = round(max(job.due_at, job.created_at) * 1000)
+            ttl_ms = due_ms - round(job.created_at * 1000) + EXPIRES_EXTRA_MS
+            args += (job.id, self.key_of(job), due_ms, ttl_ms, self.records.payload(job))
+            args.append(self.capacities.get(job.queue, 0))
+        try:
+            answers = await self._enqueue.call(self.client, *args)
+        except (exceptions.RedisError, OSError) as error:
+            raise StoreUnavailable(f"Redis cannot take the job now: {error}") from None
+        if answers[0] == -1:
+            name = jobs[answers[1] - 1].queue
+            raise QueueFull(f"queue {name!r} is full: {self.capacities[name]} jobs wait in Redis")
+        return [answer == 1 for answer in answers]
+
+    async def acknowledged(self, job: Job) -> None:
+        """Nothing to wait for: a job that Redis has is accepted."""
+
+    def key_of(self, job: Job) -> str:
+        """The Redis key of the line that the job waits in."""
+        keys = self.keys(job.queue)
+        return next((key for priority, key in keys if priority == job.priority), keys[-1][1])
+
+    def key_of_queue(self, queue: str) -> str:
+        """The queue's own key: that of its jobs of normal priority."""
+        keys = self.keys(queue)
+        return next((key for p, key in keys if p == int(Priority.NORMAL)), keys[-1][1])
+
+    # Claim
+
+    def set_functions(self, names: Iterable[str]) -> None:
+        """Say which tasks this worker has. Workers of one kind share the list of jobs they skip."""
+        digest = hashlib.sha256("\n".join(sorted(names)).encode()).hexdigest()[:16]
+        self._unknown_key = f"worker-runtime:unknown:{digest}"
+
+    async def claim(self, queue: str, limit: int) -> Claims:
+        """Take up to `limit` due jobs of a queue. Raises redis errors; after one that may hide a
+        success, the next call finds the jobs of the lost answer again."""
+        keys = self.keys(queue)
+        self._claim_number += 1
+        token = f"{self._owner}:{self._claim_number}"
+        now_ms = round(time.time() * 1000)
+        try:
+            waiting, next_score, found = await self._claim.call(
+                self._claim_client,
+                limit,
+                token,
+                int(self.lease_s * 1000),
+                now_ms,
+                self._unanswered,
+                self._unknown_key,
+                _LOOK_MAX,
+                *(key for _, key in keys),
+            )
+        except BaseException as error:
+            if may_have_happened(error) and not self._unanswered:
+                self._unanswered = token
+            if not isinstance(error, asyncio.CancelledError):
+                await drop_connections(self._claim_client)
+            raise
+        self._unanswered = ""
+        jobs = [self._claimed(entry, keys, token) for entry in found]
+        next_due = None if next_score is None else float(next_score) / 1000
+        return Claims(jobs, waiting, next_due)
+
+    def _claimed(self, entry: list[Any], keys: list[tuple[int, str]], token: str) -> Claimed:
+        job_id, number, score, tries, payload, abort_score, crashes = entry
+        priority, key = keys[number - 1]
+        lease = Lease(job_id.decode(), key, token, tries, int(float(score)))
+        self.leases.held[lease.job_id] = lease
+        abort_ms = None if abort_score is None else int(float(abort_score))
+        return Claimed(lease, payload, priority, abort_ms, crashes)
+
+    async def count_tries(self, lease: Lease, tries: int) -> None:
+        """Take over the number of the first try that the enqueuer asked for."""
+        await self.client.set(RETRY_PREFIX + lease.job_id, tries, ex=RETRY_TTL_S)
+        lease.tries = tries
+
+    async def release(self, leases: Sequence[Lease], *, unknown: bool = False) -> None:
+        """Give claimed jobs back unstarted. `unknown`: this kind of worker does not have their
+        task, so that it leaves them alone for a while."""
+        if not leases:
+            return
+        args: list[Any] = [self._unknown_key if unknown else "", _UNKNOWN_TTL_S]
+        for lease in leases:
+            self.leases.held.pop(lease.job_id, None)
+            args += (lease.job_id, lease.queue_key, lease.token)
+        await self._release.call(self.client, *args)
+
+    async def unknown_count(self) -> int:
+        """How many waiting jobs this kind of worker leaves to others."""
+        return int(await self.client.scard(self._unknown_key))
+
+    # Run and end
+
+    def record_started(self, job: Job) -> asyncio.Future[None] | None:
+        """Nothing to write: the claim counted the try."""
+        return None
+
+    def record_transition(self, job: Job, transition: Transition, then: Recorded) -> None:
+        lease = self.leases.held.get(job.id)
+        if lease is None:  # somebody else has taken it over, or ended it
+            self.errors.pop(job.id, None)
+            then(superseded=True)
+            return
+        before = self.manner.before_end(job, transition)
+        if before is None:
+            self._put(job, transition, lease, then)
+        else:
+            self.finishing += 1
+            self._run_hook(self._put_after(before, job, transition, lease, then))
+
+    async def _put_after(
+        self,
+        before: Awaitable[None],
+        job: Job,
+        transition: Transition,
+        lease: Lease,
+        then: Recorded,
+    ) -> None:
+        try:
+            await before
+        finally:
+            self.finishing -= 1
+            self._put(job, transition, lease, then)
+
+    def _put(self, job: Job, transition: Transition, lease: Lease, then: Recorded) -> None:
+        done = functools.partial(self._written, job, transition, lease, then)
+        finish = Finish(lease, done)
+        error = self.errors.pop(job.id, None)
+        self._count(job, transition)
+        if transition.state in (QUEUED, SCHEDULED):
+            is_later = transition.state is SCHEDULED
+            finish.again = str(round(transition.due_at * 1000)) if is_later else "="
+            finish.tries_after = transition.attempt
+            finish.crashes_after = transition.crashes
+        else:
+            finish.hold_ms = self.manner.hold_ms(job)
+            ttl_ms = self.manner.result_ttl_ms(job)
+            if ttl_ms is not None:
+                finish.ttl_ms = ttl_ms
+                result = self.records.result(job, transition, lease, error)
+                if result is None:
+                    logger.critical("job %s: its result cannot be serialized", job.id)
+                finish.result = result or b""
+        self.outbox.put(finish)
+        self.on_room()
+
+    def _count(self, job: Job, transition: Transition) -> None:
+        if transition.state is COMPLETED:
+            self.completed += 1
+        elif transition.state in (QUEUED, SCHEDULED):
+            self.retried += 1
+        else:
+            self.failed += 1
+        if job.started_at is not None:
+            taken_s = max(0.0, transition.at - job.started_at)
+            self.attempt_mean_s += 0.05 * (taken_s - self.attempt_mean_s)
+
+    def _written(
+        self, job: Job, transition: Transition, lease: Lease, then: Recorded, is_ours: bool
+    ) -> None:
+        if self.leases.held.get(job.id) is lease:
+            del self.leases.held[job.id]
+        if is_ours:
+            then()
+        else:
+            logger.warning("job %s: another worker has it by now; its end here is dropped", job.id)
+            then(superseded=True)
+        after = self.manner.after_end(job, transition)
+        if after is not None:
+            self._run_hook(self._after(after))
+        self.on_room()
+
+    async def _after(self, after: Awaitable[None]) -> None:
+        self.finishing += 1
+        try:
+            await after
+        finally:
+            self.finishing -= 1
+            self.on_room()
+
+    def _run_hook(self, run: Any) -> None:
+        task = asyncio.get_running_loop().create_task(run)
+        self._hook_runs.add(task)
+        task.add_done_callback(self._hook_runs.discard)
+
+    def _lost(self, job_ids: list[str]) -> None:
+        for job_id in job_ids:
+            self.leases.held.pop(job_id, None)
+        self.on_lost(job_ids)
+
+    # Look
+
+    async def find(self, job_id: str) -> Job | None:
+        """The job as Redis has it, waiting, running or ended. Raises StoreUnavailable."""
+        return await self.lookup.find(job_id)
+
+    async def load_note(self, key: str) -> str | None:
+        text = await self.client.get(_NOTE_PREFIX + key)
+        return text.decode() if isinstance(text, bytes) else text
+
+    async def save_note(self, key: str, text: str, *, until: float | None = None) -> None:
+        left_s = None if until is None else max(1, math.ceil(until - time.time()))
+        await self.client.set(_NOTE_PREFIX + key, text, ex=left_s)
+
+    @property
+    def ongoing(self) -> int:
+        """Jobs that this process holds."""
+        return len(self.leases.held)
+
+    def statistics(self) -> dict[str, Any]:
+        return {
+            "kind": "redis",
+            "where": self.location.shown,
+            "held": len(self.leases.held) if self._is_open else 0,
+            "unwritten": len(self.outbox) if self._is_open else 0,
+        }
+
+
+def _nothing(*_: Any) -> None:
+    pass
+
+
+def _from_thread(
+    loop: asyncio.AbstractEventLoop, callback: Callable[[list[str]], None], ids: list[str]
+) -> None:
+    try:
+        loop.call_soon_threadsafe(callback, ids)
+    except RuntimeError:  # the loop is closed
+        pass
+
+
+async def _patiently(call: Callable[[], Awaitable[Any]], location: RedisLocation) -> Any:
+    """`call()`, tried again while the server is not there yet. Raises ConfigurationError."""
+    left = location.conn_retries
+    while True:
+        try:
+            return await call()
+        except (exceptions.RedisError, OSError) as error:
+            if not left or not is_passing(error):
+                raise ConfigurationError(f"store {location.shown}: {error}") from None
+            logger.warning("%s: %s, %d retries remaining...", location.shown, error, left)
+        left -= 1
+        await asyncio.sleep(location.conn_retry_delay)
