@@ -305,8 +305,10 @@ class Runtime(Enqueuer):
     async def enqueue_many_with(
         self, options: EnqueueOptions, calls: Iterable[Call[Any]]
     ) -> list[JobHandle[Any]]:
-        if options.job_id is not None or options.unique is not None:
-            raise InvalidJob("job_id and unique_key name one job; they cannot be given for many")
+        if options.job_id is not None:
+            raise InvalidJob("job_id names one job; it cannot be given for many")
+        if options.unique is not None:
+            raise InvalidJob("unique_key names one job; it cannot be given for many")
         jobs = self._intake.make_many(list(calls), options)
         if self._shared is not None and jobs:
             return [JobHandle(job, self) for job, _ in await self._shared.enqueue(jobs)]

@@ -297,7 +297,7 @@ class ChildProcess:
             self._release(work)
             self._line.taken_back(self, [])
             return False
-        taken = self.take_back()
+        taken = []
         while self._receive():
             pass
         self._line.taken_back(self, [w for w in taken if w is not work])
