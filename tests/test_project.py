@@ -23,6 +23,7 @@ LONGER = {
     "worker_runtime/executors/child_process.py": 480,
     "worker_runtime/executors/process.py": 520,
     "worker_runtime/runtime.py": 750,
+    "worker_runtime/web/wire.py": 450,
 }
 
 
