@@ -72,6 +72,7 @@ class ArqWorker(Manner):
         self.ctx: dict[Any, Any] = dict(arq.ctx)
         self._runs: dict[str, _Run] = {}
         self._shown = _bounded_repr()
+        self.has_after_end = arq.after_job_end is not None
         wire = Wire(arq.job_serializer, arq.job_deserializer, unsafe_pickle=arq.unsafe_pickle)
         base = settings or Settings.from_environment()
         queue = QueueSettings(arq.queue_name, concurrency=arq.max_jobs)

@@ -80,6 +80,8 @@ class Claims(msgspec.Struct, gc=False):
 class Manner:
     """What differs between our own fleets and arq's. This is our own; `arq_worker` has arq's."""
 
+    has_after_end = False
+
     def __init__(self, *, result_ttl_s: float) -> None:
         self._result_ttl_s = result_ttl_s
 
@@ -406,6 +408,11 @@ class RedisStore:
         self.outbox.put(finish)
         self.on_room()
 
+    @property
+    def ending(self) -> int:
+        """Jobs whose attempts have ended and which occupy their slots all the same."""
+        return self.finishing + (len(self.outbox) if self.manner.has_after_end else 0)
+
     def _count(self, job: Job, transition: Transition) -> None:
         if transition.state is COMPLETED:
             self.completed += 1
@@ -429,11 +436,11 @@ class RedisStore:
             then(superseded=True)
         after = self.manner.after_end(job, transition)
         if after is not None:
+            self.finishing += 1
             self._run_hook(self._after(after))
         self.on_room()
 
     async def _after(self, after: Awaitable[None]) -> None:
-        self.finishing += 1
         try:
             await after
         finally:
