@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 
 from worker_runtime.errors import ConfigurationError
+from worker_runtime.stores.redis_link import end_tasks
 
 logger = logging.getLogger("arq.worker")
 
@@ -96,8 +97,7 @@ class CronLoop:
 
     async def stop(self) -> None:
         if self._timer is not None:
-            self._timer.cancel()
-            await asyncio.wait([self._timer])
+            await end_tasks([self._timer])
 
     async def look(self) -> None:
         """Enqueue what is due soon."""

@@ -19,7 +19,7 @@ from worker_runtime.job import RUNNING, Job, StopReason
 from worker_runtime.slots import Lane
 from worker_runtime.stores.arq_wire import ABORT_AGE_MAX_MS, ABORT_KEY, WAKE_CHANNEL
 from worker_runtime.stores.redis import RedisStore
-from worker_runtime.stores.redis_link import exceptions, is_passing
+from worker_runtime.stores.redis_link import end_tasks, exceptions, is_passing
 from worker_runtime.table import JobTable
 
 logger = logging.getLogger("worker_runtime.claimer")
@@ -89,10 +89,7 @@ class Claimer:
     async def stop(self) -> None:
         """Claim nothing more, and give back what was claimed and not started."""
         self._is_stopping = True
-        for task in self._tasks:
-            task.cancel()
-        if self._tasks:
-            await asyncio.wait(self._tasks)
+        await end_tasks(self._tasks)
         leases = []
         for lane in self._lanes.values():
             for job in list(lane.queue):
@@ -282,12 +279,12 @@ class Claimer:
         obeyed = []
         for raw, asked_ms in asked:
             lease = held.get(raw.decode())
-            if lease is None:
+            job = None if lease is None else self._table.jobs.get(lease.job_id)
+            if lease is None or job is None:  # claimed, and not in the table yet: the next look
                 continue
             obeyed.append(raw)
-            job = self._table.jobs.get(lease.job_id)
             # An order from before the job's own enqueue was meant for an earlier job of that id.
-            if job is not None and asked_ms >= lease.enqueued_ms:
+            if asked_ms >= lease.enqueued_ms:
                 self._admission.cancel(job, "aborted")
         if obeyed:
             await self._store.client.zrem(ABORT_KEY, *obeyed)

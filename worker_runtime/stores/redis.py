@@ -241,7 +241,7 @@ class RedisStore:
         if self._hook_runs:
             await asyncio.wait(self._hook_runs, timeout=_FLUSH_WITHIN_S)
         await self.outbox.close(_FLUSH_WITHIN_S)
-        self.lookup.close()
+        await self.lookup.close()
         await asyncio.get_running_loop().run_in_executor(None, self.leases.stop)
         for client in (self._claim_client, self._outbox_client, self.client):
             await client.aclose()

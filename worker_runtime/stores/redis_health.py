@@ -9,7 +9,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING
 
 from worker_runtime.stores.arq_wire import HEALTH_SUFFIX
-from worker_runtime.stores.redis_link import exceptions
+from worker_runtime.stores.redis_link import end_tasks, exceptions
 
 if TYPE_CHECKING:
     from worker_runtime.stores.redis import RedisStore
@@ -42,8 +42,7 @@ class HealthKey:
         """Take the keys away: this worker is gone."""
         if self._timer is None:
             return
-        self._timer.cancel()
-        await asyncio.wait([self._timer])
+        await end_tasks([self._timer])
         try:
             await self._store.client.delete(*self._keys.values())
         except (exceptions.RedisError, OSError) as error:

@@ -3,6 +3,7 @@ its errors pass by themselves."""
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import hashlib
 import importlib.resources
@@ -30,6 +31,7 @@ __all__ = [
     "Script",
     "async_redis",
     "drop_connections",
+    "end_tasks",
     "exceptions",
     "is_passing",
     "may_have_happened",
@@ -227,6 +229,16 @@ def is_passing(error: BaseException) -> bool:
 def may_have_happened(error: BaseException) -> bool:
     """Whether a command that failed so may have been executed all the same."""
     return not isinstance(error, exceptions.ResponseError)
+
+
+async def end_tasks(tasks: Iterable[asyncio.Task[None]]) -> None:
+    """Cancel tasks until they have ended. Once is not enough: redis-py and `wait_for` of Python 3.11
+    swallow a cancel that arrives together with an answer."""
+    pending = set(tasks)
+    while pending:
+        for task in pending:
+            task.cancel()
+        _, pending = await asyncio.wait(pending, timeout=0.05)
 
 
 async def drop_connections(client: Any) -> None:

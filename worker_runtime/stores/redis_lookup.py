@@ -38,7 +38,7 @@ from worker_runtime.stores.arq_wire import (
     Unreadable,
 )
 from worker_runtime.stores.redis_lease import Lease
-from worker_runtime.stores.redis_link import Script, exceptions
+from worker_runtime.stores.redis_link import Script, end_tasks, exceptions
 from worker_runtime.stores.redis_records import Records, fill_ended, vanished
 from worker_runtime.task import TaskDefinition
 
@@ -71,9 +71,9 @@ class Lookup:
         self.on_ended: Callable[[Job], None] = _nothing
         self.is_running_here: Callable[[str], bool] = _no
 
-    def close(self) -> None:
+    async def close(self) -> None:
         if self._watcher is not None:
-            self._watcher.cancel()
+            await end_tasks([self._watcher])
 
     async def find(self, job_id: str) -> Job | None:
         """Raises StoreUnavailable."""

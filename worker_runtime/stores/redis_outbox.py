@@ -15,6 +15,7 @@ from worker_runtime.stores.redis_lease import Lease
 from worker_runtime.stores.redis_link import (
     Script,
     drop_connections,
+    end_tasks,
     is_passing,
     may_have_happened,
     pack,
@@ -86,8 +87,7 @@ class Outbox:
         except TimeoutError:
             logger.error("%d results could not be written: Redis does not answer", len(self))
         if self._writer is not None:
-            self._writer.cancel()
-            await asyncio.wait([self._writer])
+            await end_tasks([self._writer])
 
     async def _run(self) -> None:
         backoff_s = _BACKOFF_FIRST_S
