@@ -100,19 +100,23 @@ def main(*, rounds: int = ROUNDS, seconds: float = SECONDS) -> str:
             rounds=rounds,
             seconds=seconds,
         )
+    setting = (
+        f"No-op task, {rounds} rounds in turns of {seconds:g} s, servers and client in a process "
+        "each, uvloop everywhere. "
+        f"{interpreter()}, "
+        f"{versions('aiohttp', 'msgspec', 'uvloop', 'fastapi', 'pydantic', 'uvicorn')}. "
+        f"{hardware()}."
+    )
+    many = f"{BATCH_JOBS:,} jobs a request, {BATCH_CONNECTIONS} connections"
     return "\n\n".join(
         [
             "## HTTP",
-            f"No-op task, {rounds} rounds in turns of {seconds:g} s, servers and client in a "
-            f"process each, uvloop everywhere. {interpreter()}, "
-            f"{versions('aiohttp', 'msgspec', 'uvloop', 'fastapi', 'pydantic', 'uvicorn')}. "
-            f"{hardware()}.",
+            setting,
             f"Sandbox `POST /task`, {CONNECTIONS} connections:",
             _section(task, "requests/s"),
             f"Native `POST /v1/jobs?wait_s=`, {CONNECTIONS} connections:",
             _section(job, "requests/s"),
-            f"Native `POST /v1/jobs/batch?wait_s=`, {BATCH_JOBS:,} jobs a request, "
-            f"{BATCH_CONNECTIONS} connections:",
+            f"Native `POST /v1/jobs/batch?wait_s=`, {many}:",
             _section(batch, "jobs/s", per_request=BATCH_JOBS),
         ]
     )

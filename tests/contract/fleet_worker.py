@@ -34,7 +34,8 @@ class Worker(NamedTuple):
             options["json"] = json
         async with self.http.request(method, f"{self.url}{path}", **options) as response:
             text = await response.text()
-            is_json = "json" in response.headers.get("Content-Type", "")
+            kind = response.headers.get("Content-Type", "").partition(";")[0]
+            is_json = kind.endswith(("/json", "+json"))
             document = await response.json(content_type=None) if is_json else None
             return Answer(response.status, response.headers.copy(), text, document)
 

@@ -132,7 +132,7 @@ class Native:
             state=None if word is None else _STATES[word],
             queue=query.get("queue"),
             task=query.get("task"),
-            limit=int(number(request, "limit", low=1, high=1000, default=100)),
+            limit=int(number(request, "limit", low=1, high=1000, default=100, is_whole=True)),
             cursor=query.get("cursor"),
         )
         return answer(request, page)

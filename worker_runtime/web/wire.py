@@ -191,11 +191,9 @@ def body_at_hand(request: web.BaseRequest, bytes_max: int) -> bytes | None:
     return body
 
 
-async def read_body(
-    request: web.BaseRequest, bytes_max: int, *, timeout_s: float = BODY_TIMEOUT_S
-) -> bytes:
+async def read_body(request: web.BaseRequest, bytes_max: int) -> bytes:
     """The whole body, chunked or not. Raises Rejection: 413 above `bytes_max`, 408 when it takes
-    longer than `timeout_s` to arrive (aiohttp itself would wait for ever)."""
+    longer than `BODY_TIMEOUT_S` to arrive (aiohttp itself would wait for ever)."""
     body = body_at_hand(request, bytes_max)
     if body is not None:
         return body
@@ -205,7 +203,7 @@ async def read_body(
     parts: list[bytes] = []
     size = 0
     try:
-        async with asyncio.timeout(timeout_s):
+        async with asyncio.timeout(BODY_TIMEOUT_S):
             while not content.at_eof():
                 part = await content.readany()
                 size += len(part)
@@ -213,7 +211,7 @@ async def read_body(
                     raise _too_large(bytes_max)
                 parts.append(part)
     except TimeoutError:
-        detail = f"the body did not arrive within {timeout_s:g} s"
+        detail = f"the body did not arrive within {BODY_TIMEOUT_S:g} s"
         raise Rejection(408, "request_timeout", detail, {"Connection": "close"}) from None
     return b"".join(parts)
 
@@ -350,7 +348,13 @@ def answer(
 
 
 def number(
-    request: web.BaseRequest, name: str, *, low: float, high: float, default: float
+    request: web.BaseRequest,
+    name: str,
+    *,
+    low: float,
+    high: float,
+    default: float,
+    is_whole: bool = False,
 ) -> float:
     """A number from the query string. Raises Rejection (422) outside `low`..`high`."""
     if not request.query_string or name not in request.query:
@@ -360,8 +364,9 @@ def number(
         value = float(text)
     except ValueError:
         value = float("nan")
-    if not low <= value <= high:
-        detail = f"`{name}`: must be a number from {low:g} to {high:g}, not {text[:40]!r}"
+    if not low <= value <= high or (is_whole and not value.is_integer()):
+        kind = "whole number" if is_whole else "number"
+        detail = f"`{name}`: must be a {kind} from {low:g} to {high:g}, not {text[:40]!r}"
         raise Rejection(422, "invalid_query", detail)
     return value
 
