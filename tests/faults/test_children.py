@@ -1,4 +1,5 @@
 """Children that die, hang or go wild: one job ends truthfully, and no other notices."""
+# ruff: noqa: ASYNC240 - a look at a local file
 
 from __future__ import annotations
 
