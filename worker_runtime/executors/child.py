@@ -11,7 +11,6 @@ import asyncio
 import contextlib
 import contextvars
 import faulthandler
-import inspect
 import logging
 import os
 import pickle
@@ -23,6 +22,7 @@ import time
 import traceback
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
+from types import CoroutineType
 from typing import Any, NoReturn
 
 import msgspec
@@ -234,7 +234,7 @@ class Child:
         if context is not None and self._stopped_serial == self._serial:
             context.stop()
         value = contextvars.copy_context().run(task.call, context, args, kwargs)
-        return self._run_coroutine(value) if inspect.iscoroutine(value) else value
+        return self._run_coroutine(value) if type(value) is CoroutineType else value
 
     def _run_coroutine(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
         """Run an async task to its end in the child's own loop, and end what it left behind."""
@@ -291,9 +291,11 @@ class Child:
         """Send what the task left unsent; the answer's flags."""
         self._reports.flush()
         self._logs.tell_dropped()
-        for stream in (sys.stdout, sys.stderr):
-            with contextlib.suppress(Exception):  # a task may have closed or replaced it
-                stream.flush()
+        try:
+            sys.stdout.flush()
+            sys.stderr.flush()
+        except Exception:  # a task may have closed or replaced them
+            pass
         if self._stdout_raw.was_written or self._stderr_raw.was_written:
             self._stdout_raw.was_written = self._stderr_raw.was_written = False
             return wire.WROTE_OUTPUT

@@ -29,7 +29,8 @@ _log_line = msgspec.msgpack.Decoder(wire.LogLine)
 
 
 class ChildMessages:
-    """One child's reports, log records and output, told as those of the job that runs in it."""
+    """One child's reports, log records and output, told as those of the job that runs in it, or
+    that ran in it last."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, stdout: int, stderr: int) -> None:
         self.pid: int | None = None
@@ -43,12 +44,11 @@ class ChildMessages:
         return self._stderr.tail
 
     def begin_job(self, job: Job) -> None:
-        self._stdout.begin_job()
-        self._stderr.begin_job()
+        if self._stdout.was_heard:
+            self._stdout.begin_job()
+        if self._stderr.was_heard:
+            self._stderr.begin_job()
         self._job = job
-
-    def end_job(self) -> None:
-        self._job = None
 
     def drain(self) -> None:
         self._stdout.drain()

@@ -19,11 +19,11 @@ from worker_runtime.executors.child_messages import ChildMessages, error_of, und
 from worker_runtime.executors.spawner import describe_status
 from worker_runtime.executors.work import ChildKeeper, Work, WorkLine
 
-PREFETCH_RUN_S_MAX = 0.002
-"""A child whose last job took longer than this gets the next one only when it is free."""
+LINE_S = 0.002
+"""How much work may be in a child, judged by how long its last job took."""
 
 _PREFETCH_BYTES_MAX = 16_384
-_IN_FLIGHT_MAX = 3
+_LINE_MAX = 16
 
 
 class ChildState(enum.StrEnum):
@@ -43,7 +43,7 @@ class ChildProcess:
     """Guarantees: runs one work at a time, and each work given to `run` is answered, handed back by
     `take_back` or, having been begun, failed with `crashed()`: exactly one of these, once.
 
-    While its jobs are short the child has up to two more in its request socket, so that it need not
+    While its jobs are short the child has a few more in its request socket, so that it need not
     wait for the parent between them. They are not begun: they are taken back before the child is
     sent a signal, when it dies, and when another child is free for them.
     """
@@ -58,7 +58,7 @@ class ChildProcess:
         self.is_silent = False
         self.is_doomed = False  # dead, or a signal is on its way: it gets no more work
         self._was_signalled = False
-        self.is_quick = False
+        self._room = 1
         self.in_flight: deque[Work] = deque()  # the first is running
         self.was_ready = False
         self.jobs_done = 0
@@ -114,9 +114,8 @@ class ChildProcess:
     def has_room(self, work: Work) -> bool:
         """Whether `work` may join its line behind a short job."""
         return (
-            self.is_quick
+            len(self.in_flight) < self._room
             and not self.is_doomed
-            and len(self.in_flight) < _IN_FLIGHT_MAX
             and type(work.request) is bytes
             and len(work.request) <= _PREFETCH_BYTES_MAX
         )
@@ -383,9 +382,8 @@ class ChildProcess:
             self._cancel_timer()
         if run_s:
             self._line.transfer_s += max(0.0, now - self.busy_since - run_s)
-        self.is_quick = run_s < PREFETCH_RUN_S_MAX
+        self._room = min(_LINE_MAX, 1 + int(LINE_S / run_s)) if run_s else 1
         self.jobs_done += 1
-        self._messages.end_job()
         self._release(work)
         if self.in_flight:
             self._begin(self.in_flight[0])

@@ -30,6 +30,7 @@ class OutputReader:
         self._sink = sink
         self._partial = b""
         self._lines = 0
+        self.was_heard = False  # since the running job began
         self.tail: deque[str] = deque(maxlen=TAIL_LINES)
         os.set_blocking(descriptor, False)
         loop.add_reader(descriptor, self._read)
@@ -38,9 +39,9 @@ class OutputReader:
         """What comes from now on is another job's."""
         if self._partial:
             self._take_partial()
-        if self._lines:
-            self._lines = 0
-            self.tail.clear()
+        self._lines = 0
+        self.tail.clear()
+        self.was_heard = False
 
     def drain(self) -> None:
         """Read what is there now, and take an unfinished line for a line."""
@@ -75,6 +76,7 @@ class OutputReader:
             os.close(self._descriptor)
             self._descriptor = None
             return False
+        self.was_heard = True
         *lines, self._partial = (self._partial + data).split(b"\n")
         for line in lines:
             self._line(line)
