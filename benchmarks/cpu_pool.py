@@ -36,6 +36,7 @@ ARRAY_BYTES = 100_000_000
 ROUNDS = 5
 DEADLINE_S = 0.2
 INNOCENT = 20
+IDEAL = "ideal: two bare processes"
 
 Submit = Callable[..., "Future[Any]"]
 
@@ -196,13 +197,24 @@ def _spin_for_ever(iterations: int, ready: Any, go: Any, count: int) -> None:
         cpu_tasks.spin(iterations)
 
 
-def ideal_rate() -> float:
+def iterations_of_1_ms() -> int:
+    """How much `spin` takes a millisecond of this machine's CPU time."""
+
+    def cpu_s(iterations: int) -> float:
+        began = time.process_time()
+        cpu_tasks.spin(iterations)
+        return time.process_time() - began
+
+    return int(1e-3 * 200_000 / min(cpu_s(200_000) for _ in range(10)))
+
+
+def ideal_rate(iterations: int) -> float:
     """Two processes that only compute, with nobody to talk to."""
     context = multiprocessing.get_context("forkserver")
     ready, go = context.Semaphore(0), context.Event()
     share = SPINS // CHILDREN
     children = [
-        context.Process(target=_spin_for_ever, args=(cpu_tasks.SPIN_ITERATIONS, ready, go, share))
+        context.Process(target=_spin_for_ever, args=(iterations, ready, go, share))
         for _ in range(CHILDREN)
     ]
     for child in children:
@@ -294,8 +306,9 @@ def peer_array_rate(submit: Submit) -> float:
 def main() -> str:
     """Measure, and return the page's section."""
     noops = in_turns(throughput(NOOPS, cpu_tasks.noop), rounds=ROUNDS)
-    contenders = {"ideal: two bare processes": ideal_rate}
-    contenders |= throughput(SPINS, cpu_tasks.spin, cpu_tasks.SPIN_ITERATIONS)
+    iterations = iterations_of_1_ms()
+    contenders = {IDEAL: lambda: ideal_rate(iterations)}
+    contenders |= throughput(SPINS, cpu_tasks.spin, iterations)
     spins = in_turns(contenders, rounds=ROUNDS)
     kills = in_turns({"pebble": pebble_kill, "ours": in_ours(our_kill)}, rounds=ROUNDS)
     crashes = {name: in_peer(pool, peer_innocent_failures)() for name, pool in PEERS.items()}
@@ -308,14 +321,18 @@ def main() -> str:
     return "\n\n".join(
         [
             "## CPU pool",
-            f"{CHILDREN} children each, {ROUNDS} rounds in turns; ours on uvloop. "
-            f"{versions('loky', 'pebble', 'uvloop', 'numpy')}.",
+            (
+                f"{CHILDREN} children each, {ROUNDS} rounds in turns; ours on uvloop. "
+                f"{versions('loky', 'pebble', 'uvloop', 'numpy')}."
+            ),
             f"{NOOPS:,} jobs that do nothing, all submitted at once:",
             _rates(noops, "ProcessPoolExecutor", "to ProcessPoolExecutor"),
-            f"{SPINS:,} jobs of {1e3 * CHILDREN / max(spins['ideal: two bare processes']):.2f} ms:",
-            _rates(spins, "ideal: two bare processes", "to ideal"),
-            "From a deadline until the child is killed, replaced and both take work again "
-            "(neither ProcessPoolExecutor nor loky can do this):",
+            f"{SPINS:,} jobs of 1 ms of CPU time ({iterations:,} iterations):",
+            _rates(spins, IDEAL, "to ideal"),
+            (
+                "From a deadline until the child is killed, replaced and both take work again "
+                "(neither ProcessPoolExecutor nor loky can do this):"
+            ),
             table(
                 ["contender", "median, ms", "worst, ms"],
                 [
@@ -325,8 +342,10 @@ def main() -> str:
             ),
             f"One job calls `os._exit` amid {INNOCENT} others. Others that failed by it:",
             table(["contender", "failed"], [[n, f"{count:.0f}"] for n, count in crashes.items()]),
-            f"A NumPy array of {ARRAY_BYTES / 1e6:.0f} MB to a child and back, one at a time. The "
-            "peers pickle it through a pipe; ours goes through memory files:",
+            (
+                f"A NumPy array of {ARRAY_BYTES / 1e6:.0f} MB to a child and back, one at a time. "
+                "The peers pickle it through a pipe; ours goes through memory files:"
+            ),
             _rates(arrays, "ProcessPoolExecutor", "to ProcessPoolExecutor", unit="MB/s"),
         ]
     )

@@ -10,8 +10,6 @@ import numpy.typing as npt
 
 Array = npt.NDArray[np.float64]
 
-SPIN_ITERATIONS = 20_000
-
 
 def noop() -> None:
     pass
