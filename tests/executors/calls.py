@@ -57,6 +57,7 @@ class ExecutorCall:
                 label=label,
             )
         self.began_count = 0
+        self.when_begun: Callable[[], None] | None = None
         self._executor = executor
         self.runner = asyncio.get_running_loop().create_task(self._run())
 
@@ -70,6 +71,8 @@ class ExecutorCall:
 
     def began(self) -> None:
         self.began_count += 1
+        if self.when_begun is not None:
+            asyncio.get_running_loop().call_soon(self.when_begun)
 
     def interrupt(self) -> None:
         self.runner.cancel()

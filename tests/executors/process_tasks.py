@@ -35,6 +35,10 @@ async def add_later(a: int, b: int) -> int:
     return a + b
 
 
+def compute(count: int) -> int:
+    return sum(range(count))
+
+
 def own_pid() -> int:
     return os.getpid()
 

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import subprocess
@@ -10,6 +11,7 @@ import sys
 import textwrap
 import time
 from pathlib import Path
+from types import NoneType
 
 import psutil
 import pytest
@@ -88,6 +90,20 @@ async def test_a_kill_at_the_deadline_leaves_the_jobs_in_line_behind_it_alone(
         for number, call in enumerate(quick + behind):
             assert await call.result() == number % 20 + 1
             assert call.began_count == 1
+
+
+async def test_a_kill_that_comes_as_its_job_ends_hits_no_other() -> None:
+    async with process_pool(tasks.compute) as pool:
+        calls = [pool.call(tasks.compute, 2000) for _ in range(400)]
+        stopped = calls[5::10]
+        for call in stopped:
+            call.when_begun = call.stop
+        for call in calls:
+            await asyncio.wait([call.runner], timeout=10)
+            if call not in stopped:
+                assert call.runner.result() == 1999000
+            elif not call.runner.cancelled():
+                assert isinstance(call.runner.exception(), ChildCrashed | NoneType)
 
 
 async def test_a_stopped_child_is_killed_at_its_deadline(tmp_path: Path) -> None:

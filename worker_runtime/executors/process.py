@@ -113,7 +113,9 @@ class ProcessExecutor:
     def abandon(self, call: Call) -> None:
         work = self._works.pop(call, None)
         if work is not None and work.child is not None:
-            self._supervisor.abandon(work.child)
+            child = work.child
+            work.cancel()
+            self._supervisor.abandon(child)
 
     def statistics(self) -> dict[str, Any]:
         """Figures of now and, where the name ends in `_s` or counts, totals since the start."""
@@ -143,21 +145,24 @@ class ProcessExecutor:
         self._is_closed = True
         if self._reclaim_timer is not None:
             self._reclaim_timer.cancel()
-        for work in [*self._works.values()]:
-            if not self._stop_work(work, StopReason.SHUTDOWN.value):
-                work.cancel()
+        for work in [*self._waiting]:
+            work.cancel()
+        for child in [*self._supervisor.children.values()]:
+            for work in [*child.in_flight]:
+                if not self._stop_work(work, StopReason.SHUTDOWN.value):
+                    work.cancel()
         await self._supervisor.close(self.stop_grace_s)
 
     # What work and children tell
 
     def forsaken(self, work: Work) -> None:
+        self._forget(work)
         if not self._stop_work(work, StopReason.CANCEL.value):
-            self._works.pop(work.call, None)
             with contextlib.suppress(ValueError):
                 self._waiting.remove(work)
 
     def child_answered(self, child: ChildProcess, work: Work) -> None:
-        self._works.pop(work.call, None)
+        self._forget(work)
         self._jobs_done += 1
         if not child.in_flight:
             self.child_free(child)
@@ -203,8 +208,8 @@ class ProcessExecutor:
                 lost = unread.pop(0)
         self._waiting.extendleft(reversed(unread))
         if lost is not None:
-            is_abandoned = self._works.pop(lost.call, None) is None
-            if not lost.done() and not is_abandoned:
+            self._forget(lost)
+            if not lost.done():
                 lost.set_exception(child.crashed(status))
         self._serve_waiting()
 
@@ -256,6 +261,11 @@ class ProcessExecutor:
                 self.taken_back(child, child.take_back())
         if lines and not self._is_closed:
             self._reclaim_timer = self._loop.call_later(_RECLAIM_S, self._reclaim)
+
+    def _forget(self, work: Work) -> None:
+        """No longer the call's work. Its slot may have started another since it was cut short."""
+        if self._works.get(work.call) is work:
+            del self._works[work.call]
 
     def _stop_work(self, work: Work, reason: str) -> bool:
         """Stop a work that has begun; False where it has not."""

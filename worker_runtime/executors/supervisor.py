@@ -288,7 +288,7 @@ class Supervisor:
             {
                 "pid": child.pid,
                 "state": child.state.value,
-                "job_id": None if child.work is None else child.work.call.job.id,
+                "job_id": None if child.work is None else child.work.job.id,
                 "age_s": now - child.started_at,
                 "memory_bytes": memory_bytes(child),
                 "jobs_done": child.jobs_done,

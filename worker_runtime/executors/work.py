@@ -31,6 +31,7 @@ class Work(asyncio.Future[Any]):
         super().__init__(loop=loop)
         self.line = line
         self.call = call
+        self.job = call.job  # the call's own may be another one by the time this ends
         self.request = request
         self.queued_at = queued_at
 
