@@ -8,11 +8,11 @@ and another takes its place, when its job left context variables changed or a ca
 from __future__ import annotations
 
 import asyncio
-import contextvars
 import functools
 import logging
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextvars import copy_context
 from typing import Any
 
 from worker_runtime.attempt import Attempts
@@ -61,10 +61,11 @@ class Dispatcher:
         self._attempts = attempts
         self._finisher = finisher
         self._events = events
+        self._subscriptions = events.subscriptions
         self._clock = clock
         self._abandoned_max = abandoned_max
         self._abandoned: dict[Slot, bool] = {}  # whether its place was given to another
-        self._context = contextvars.copy_context()
+        self._context = copy_context()
         self._watch = DeadlineWatch(self.running, self._expire)
         self._is_quiet = False
         self._slot_freed = asyncio.Event()
@@ -282,12 +283,12 @@ class Dispatcher:
         job.state = RUNNING
         job.attempt += 1
         job.started_at = started_at = now + self._clock.offset_s
-        if self._events.subscriptions:
+        if self._subscriptions:
             self._events.emit(job, started_at)
 
     async def _serve(self, lane: Lane, slot: Slot) -> None:
         """Attempt job after job until the slot is spoilt, given up or closed."""
-        slot.clean = contextvars.copy_context()
+        slot.clean = copy_context()
         while True:
             await self._attempts.run(slot, self._finished)
             if slot.is_abandoned:
@@ -313,9 +314,7 @@ class Dispatcher:
         except Exception:
             logger.exception("job %s: its outcome could not be applied", job.id)
         if (
-            slot.stopped_by is not None
-            or contextvars.copy_context() != slot.clean
-            or slot.runner.cancelling()  # type: ignore[union-attr]
+            slot.stopped_by is not None or copy_context() != slot.clean or slot.runner.cancelling()  # type: ignore[union-attr]
         ):  # the job left something behind that the next one would see
             slot.is_spoilt = True
             return False

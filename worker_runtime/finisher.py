@@ -41,6 +41,7 @@ from worker_runtime.task import DURATION_BUCKETS_S
 logger = logging.getLogger("worker_runtime.jobs")
 
 RETURNED = OutcomeKind.RETURNED
+SHORTEST_BUCKET_S = DURATION_BUCKETS_S[0]
 
 
 class Finisher:
@@ -59,6 +60,7 @@ class Finisher:
     ) -> None:
         self._table = table
         self._events = events
+        self._subscriptions = events.subscriptions
         self._store = store
         self._requeue = requeue
         self._crashes_max = crashes_max
@@ -75,7 +77,10 @@ class Finisher:
         task = job.task
         tally = task.tally
         if duration_s is not None:
-            tally.durations[bisect_left(DURATION_BUCKETS_S, duration_s)] += 1
+            if duration_s <= SHORTEST_BUCKET_S:
+                tally.durations[0] += 1
+            else:
+                tally.durations[bisect_left(DURATION_BUCKETS_S, duration_s)] += 1
             tally.seconds += duration_s
         if (
             outcome.kind is RETURNED
@@ -89,7 +94,7 @@ class Finisher:
                 job.result = outcome.value
             tally.completed += 1
             self._table.retire(job, task.result_ttl_s if job.options is None else ttl_of(job))
-            if self._events.subscriptions:
+            if self._subscriptions:
                 self._events.emit(job, now)
         elif outcome.kind is not OutcomeKind.REFUSED:
             self._record(job, self._decide(job, outcome, now))

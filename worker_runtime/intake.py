@@ -56,6 +56,11 @@ class Intake:
         self._lanes = dispatcher.lanes
         self._events = events
         self._ids = JobIds()
+        # For `accept`, where each look through an attribute counts.
+        self._make_id = self._ids.make
+        self._by_function = registry.by_function
+        self._jobs = table.jobs
+        self._subscriptions = events.subscriptions
         self._order = 0
         self.is_open = False
         self._forecast = forecast
@@ -74,7 +79,7 @@ class Intake:
 
         The same steps as `make`, `check_room` and `admit`, with what options may change left out.
         """
-        definition = self._registry.by_function.get(task) or self._registry.find(task)
+        definition = self._by_function.get(task) or self._registry.find(task)
         signature = definition.signature
         if args or kwargs or not signature.nothing_required:
             try:
@@ -87,15 +92,15 @@ class Intake:
         lane = self._lanes[queue]
         self._order = order = self._order + 1
         now = monotonic() + self._clock.offset_s
-        job_id = self._ids.make(now)
+        job_id = self._make_id(now)
         job = Job(job_id, definition, args, named, queue, definition.priority, order, now)
         if wire:
             job.must_encode = True
         if lane.queue.waiting >= lane.capacity or self._is_limited or not self.is_open:
             self.check_room(job, PLAIN)
-        self._table.jobs[job_id] = job
+        self._jobs[job_id] = job
         definition.tally.accepted += 1
-        if self._events.subscriptions:
+        if self._subscriptions:
             self._events.emit(job, now)
         lane.queue.push(job)
         if lane.busy < lane.concurrency:
