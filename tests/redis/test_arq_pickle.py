@@ -143,8 +143,10 @@ def test_a_pickle_cannot_change_what_later_pickles_reach() -> None:
 def test_bytes_that_are_no_pickle_only_raise(data: bytes) -> None:
     try:
         loads_plain(data)
-    except Exception as error:
-        assert not isinstance(error, MemoryError)
+    except MemoryError:
+        raise
+    except Exception:
+        return
 
 
 class _OwnError(Exception):

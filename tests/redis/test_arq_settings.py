@@ -38,7 +38,7 @@ def test_a_class_is_read_without_what_it_inherits(caplog: pytest.LogCaptureFixtu
 
     class WorkerSettings(Base):
         description = "ours alone"
-        functions = [work, func(work, name="other", timeout=timedelta(seconds=5), max_tries=2)]
+        functions = (work, func(work, name="other", timeout=timedelta(seconds=5), max_tries=2))
         on_startup = staticmethod(startup)
         job_timeout = timedelta(minutes=2)
         queue_name = "arq:queue:homer"
@@ -113,6 +113,9 @@ def _next(previous: str, **fields: Any) -> str:
     return found.strftime("%Y-%m-%d %H:%M:%S.%f")
 
 
+MIDNIGHT = {"hour": 0, "minute": 0}
+
+
 # The expected values are those of arq's own tests (`tests/test_cron.py`, 0.28).
 @pytest.mark.parametrize(
     ("previous", "expected", "fields"),
@@ -121,10 +124,10 @@ def _next(previous: str, **fields: Any) -> str:
         ("2016-06-01T12:10:10", "2016-06-01 12:11:00.123456", {"minute": 11}),
         ("2016-06-01T12:10:10", "2016-06-01 12:10:20.000000", {"second": 20, "microsecond": 0}),
         ("2016-06-01T12:10:10", "2016-06-01 13:00:00.123456", {"hour": 13, "minute": 0}),
-        ("2032-01-31T00:00:00", "2032-02-28 00:00:00.123456", {"day": 28, "hour": 0, "minute": 0}),
-        ("2016-06-01T12:10:10", "2016-06-05 00:00:00.123456", {"weekday": "sun", "hour": 0, "minute": 0}),
-        ("2016-06-01T12:10:10", "2016-06-05 00:00:00.123456", {"weekday": 6, "hour": 0, "minute": 0}),
-        ("2016-06-01T12:10:10", "2017-01-01 00:00:00.123456", {"month": 1, "day": 1, "hour": 0, "minute": 0}),
+        ("2032-01-31T00:00:00", "2032-02-28 00:00:00.123456", {"day": 28} | MIDNIGHT),
+        ("2016-06-01T12:10:10", "2016-06-05 00:00:00.123456", {"weekday": "sun"} | MIDNIGHT),
+        ("2016-06-01T12:10:10", "2016-06-05 00:00:00.123456", {"weekday": 6} | MIDNIGHT),
+        ("2016-06-01T12:10:10", "2017-01-01 00:00:00.123456", {"month": 1, "day": 1} | MIDNIGHT),
         ("2016-06-01T12:10:10", "2016-06-01 12:15:00.123456", {"minute": {5, 15, 45}}),
     ],
 )  # fmt: skip

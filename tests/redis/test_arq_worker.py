@@ -73,8 +73,11 @@ async def test_functions_get_arqs_context_where_they_can_take_it(server: RedisSe
     async def startup(ctx: Ctx) -> None:
         ctx["mine"] = "kept"
 
-    functions = [with_ctx, without, only_named]
-    named = [func(f, name=f.__name__) for f in functions]  # type: ignore[attr-defined]
+    named = [
+        func(with_ctx, name="with_ctx"),
+        func(without, name="without"),
+        func(only_named, name="only_named"),
+    ]
     async with working(server, functions=named, on_startup=startup) as (_, pool):
         job = await enqueue(pool, "with_ctx")
         assert await job.result(timeout=5) == "with"
@@ -99,7 +102,7 @@ async def test_hooks_run_at_arqs_moments(server: RedisServer) -> None:
             moments.append((name, bool(has_job), bool(has_result)))
             ctx[name] = True
             if name == "after_job_end":
-                assert ctx["on_job_start"] and ctx["on_job_end"]  # one ctx for all of them
+                assert ctx["on_job_start"] is ctx["on_job_end"] is True  # one ctx for all
 
         return record
 
@@ -276,7 +279,8 @@ async def test_a_dangerous_pickle_becomes_a_dead_letter(server: RedisServer) -> 
         job = await enqueue(pool, "add", Attack())
         with pytest.raises(Exception, match="unable to deserialize job"):
             await job.result(timeout=5)
-        dead = await pool.hgetall(f"worker-runtime:dead:{job.job_id}")
+        dead: Any = await pool.hgetall(  # type: ignore[misc]
+            f"worker-runtime:dead:{job.job_id}")
         assert b"builtins.print is not plain data" in dead[b"reason"]
         await pool.delete(f"arq:result:{job.job_id}")
         found = await worker.runtime.find(job.job_id)
