@@ -315,8 +315,8 @@ class RedisStore:
                 *(key for _, key in keys),
             )
         except BaseException as error:
-            if may_have_happened(error) and not self._unanswered:
-                self._unanswered = token
+            if may_have_happened(error):
+                self.note_unanswered(token)
             if not isinstance(error, asyncio.CancelledError):
                 await drop_connections(self._claim_client)
             raise
@@ -324,6 +324,10 @@ class RedisStore:
         jobs = [self._claimed(entry, keys, token) for entry in found]
         next_due = None if next_score is None else float(next_score) / 1000
         return Claims(jobs, waiting, next_due)
+
+    def note_unanswered(self, token: str) -> None:
+        """The answer to a claim was lost: its jobs, if any, are taken by the next claim."""
+        self._unanswered = self._unanswered or token
 
     def _claimed(self, entry: list[Any], keys: list[tuple[int, str]], token: str) -> Claimed:
         job_id, number, score, tries, payload, abort_score, crashes = entry
