@@ -1,5 +1,5 @@
 """The same tasks as a coroutine for the loop and as a plain function for threads and children."""
-# ruff: noqa: ASYNC240 - a look at a local file
+
 
 from __future__ import annotations
 

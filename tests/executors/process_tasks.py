@@ -1,5 +1,5 @@
 """Tasks that the tests run in real children."""
-# ruff: noqa: T201, ASYNC240 - they print, and async ones mark with files how far they came
+
 
 from __future__ import annotations
 

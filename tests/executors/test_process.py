@@ -1,5 +1,5 @@
 """Process tasks that end in every way that leaves their child alive."""
-# ruff: noqa: ASYNC240 - a look at a local file
+
 
 from __future__ import annotations
 

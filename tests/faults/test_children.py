@@ -1,5 +1,5 @@
 """Children that die, hang or go wild: one job ends truthfully, and no other notices."""
-# ruff: noqa: ASYNC240 - a look at a local file
+
 
 from __future__ import annotations
 
@@ -94,14 +94,14 @@ async def test_a_kill_at_the_deadline_leaves_the_jobs_in_line_behind_it_alone(
 
 async def test_a_kill_that_comes_as_its_job_ends_hits_no_other() -> None:
     async with process_pool(tasks.compute) as pool:
-        calls = [pool.call(tasks.compute, 2000) for _ in range(400)]
+        calls = [pool.call(tasks.compute, 20_000) for _ in range(400)]
         stopped = calls[5::10]
         for call in stopped:
             call.when_begun = call.stop
         for call in calls:
             await asyncio.wait([call.runner], timeout=10)
             if call not in stopped:
-                assert call.runner.result() == 1999000
+                assert call.runner.result() == 199_990_000
             elif not call.runner.cancelled():
                 assert isinstance(call.runner.exception(), ChildCrashed | NoneType)
 
