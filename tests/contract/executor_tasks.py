@@ -1,6 +1,5 @@
 """The same tasks as a coroutine for the loop and as a plain function for threads and children."""
 
-
 from __future__ import annotations
 
 import asyncio

@@ -1,6 +1,5 @@
 """Tasks that the tests run in real children."""
 
-
 from __future__ import annotations
 
 import asyncio

@@ -1,6 +1,5 @@
 """Process tasks that end in every way that leaves their child alive."""
 
-
 from __future__ import annotations
 
 import asyncio

@@ -1,6 +1,5 @@
 """Children that die, hang or go wild: one job ends truthfully, and no other notices."""
 
-
 from __future__ import annotations
 
 import asyncio
