@@ -15,7 +15,14 @@ _TEXT_CHARS_MAX = 200
 
 
 class FetchFailed(Exception):
-    """No usable answer: no connection, too slow, too large or not JSON; the text says which."""
+    """No usable answer: no connection, too slow, too large or not JSON; the text says which.
+
+    `was_sent` is False where the request cannot have reached the other side.
+    """
+
+    def __init__(self, message: str, *, was_sent: bool = True) -> None:
+        super().__init__(message)
+        self.was_sent = was_sent
 
 
 class Fetched(msgspec.Struct, frozen=True):
@@ -68,7 +75,9 @@ async def fetch(
     except TimeoutError:
         raise FetchFailed(f"no answer within {timeout_s:g} s") from None
     except (aiohttp.ClientError, OSError, ValueError) as error:
-        raise FetchFailed(f"{type(error).__name__}: {error}"[:_TEXT_CHARS_MAX]) from None
+        text = f"{type(error).__name__}: {error}"[:_TEXT_CHARS_MAX]
+        never_left = isinstance(error, aiohttp.ClientConnectorError | aiohttp.InvalidURL)
+        raise FetchFailed(text, was_sent=not never_left) from None
 
 
 async def _read(response: aiohttp.ClientResponse, bytes_max: int) -> bytes:

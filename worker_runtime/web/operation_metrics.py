@@ -13,8 +13,8 @@ from prometheus_client.core import (
     HistogramMetricFamily,
 )
 
+from worker_runtime.domain_names import type_of
 from worker_runtime.task import TaskDefinition
-from worker_runtime.web.operation_view import type_of
 
 BUCKETS_S = (1, 5, 10, 30, 60, 120, 300, 600, 1800, 3600)
 _ENDED = ("completed", "failed", "cancelled")

@@ -6,7 +6,6 @@ the whole answer, an empty `result_summary` makes it ask for ever.
 
 from __future__ import annotations
 
-import re
 import time
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -14,6 +13,7 @@ from typing import Any
 
 import msgspec
 
+from worker_runtime.domain_names import type_of
 from worker_runtime.job import COMPLETED, RUNNING, Job, Metric, Progress, StopReason
 from worker_runtime.runtime import Runtime
 from worker_runtime.task import TaskDefinition
@@ -23,13 +23,7 @@ ACTIVE_STATUSES = ("pending", "running")
 CANCELLED_BY_USER = "Operation cancelled by user"
 _HISTORY_SHOWN_MAX = 1000
 
-# The backend's own enumerations; any other domain is called what it is, with underscores.
-_TYPES = {
-    "assessments": "agent_assessment",
-    "backtests": "backtesting",
-    "designs": "agent_design",
-    "training": "training",
-}
+# The backend's own enumeration.
 KNOWN_TYPES = frozenset(
     {
         "agent_assessment",
@@ -45,19 +39,6 @@ KNOWN_TYPES = frozenset(
 )
 _HISTORY_NAMES = {"training": "epochs", "backtesting": "bars", "data_load": "segments"}
 _METADATA = ("symbol", "timeframe", "mode", "start_date", "end_date")
-
-
-def type_of(domain: str) -> str:
-    """The operation type of a domain, which is also its worker type."""
-    return _TYPES.get(domain) or re.sub(r"[^a-z0-9]+", "_", domain.lower()).strip("_")
-
-
-def id_prefix(domain: str) -> str:
-    """How generated ids of a domain begin: `worker_dp_` for `data-processing`, `worker_training_`
-    for a single word."""
-    words = [word for word in re.split(r"[^A-Za-z0-9]+", domain) if word]
-    short = "".join(word[0] for word in words) if len(words) > 1 else domain
-    return f"worker_{short.lower()}_"
 
 
 class Cancellation(msgspec.Struct, frozen=True):

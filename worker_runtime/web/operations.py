@@ -21,6 +21,7 @@ from aiohttp import web
 from prometheus_client import Metric
 
 import worker_runtime
+from worker_runtime.domain_names import id_prefix, type_of
 from worker_runtime.enqueue import EnqueueOptions
 from worker_runtime.errors import ConfigurationError, Unavailable, UnknownJob
 from worker_runtime.job import CANCELLED, Job
@@ -36,10 +37,8 @@ from worker_runtime.web.operation_view import (
     KNOWN_TYPES,
     STATUSES,
     OperationView,
-    id_prefix,
     iso,
     metric_document,
-    type_of,
 )
 from worker_runtime.web.operation_wire import (
     Handler,
@@ -154,7 +153,7 @@ class Operations:
             worker_id=self._settings.name,
             worker_type=self.worker_type,
             endpoint_url=_endpoint(self._settings, url),
-            capabilities=capabilities(sample, names),
+            capabilities=capabilities(sample, names) | {"domains": list(self._domains)},
         )
         self._registrar.start(identity)
 
