@@ -330,7 +330,7 @@ async def test_middleware_wraps_each_attempt_the_first_one_outermost() -> None:
             order.append(f"{name} before {ctx.task} {ctx.attempt}")
             value = await call_next()
             order.append(f"{name} after")
-            return value + [name]
+            return [*value, name]
 
         return wrap
 

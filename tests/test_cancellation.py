@@ -8,7 +8,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 
@@ -123,7 +124,7 @@ async def test_a_job_cancelled_between_its_choice_and_its_start_never_runs() -> 
 
     async with Runtime([work, in_thread], concurrency=1) as runtime:
         for fn in (work, in_thread, work):  # in a new slot, and in an idle one
-            handle = await runtime.enqueue(fn)  # type: ignore[operator, arg-type]
+            handle = await runtime.enqueue(fn)
             assert handle.state is State.RUNNING
             assert await handle.cancel()
             assert await handle.wait(timeout_s=5) is State.CANCELLED
@@ -173,11 +174,11 @@ async def test_a_job_cancels_itself_through_the_runtime() -> None:
         await asyncio.sleep(0)
         return "innocent"
 
-    tasks = [quit_waiting, quit_returning, innocent]
+    tasks: list[Callable[..., Any]] = [quit_waiting, quit_returning, innocent]
     async with Runtime(tasks, concurrency=1, settings=QUICK) as runtime:
         made.append(runtime)
         for fn in (quit_waiting, quit_returning):
-            handle = await runtime.enqueue(fn)  # type: ignore[operator, arg-type]
+            handle = await runtime.enqueue(fn)
             assert await handle.wait(timeout_s=5) is State.CANCELLED
         assert await (await runtime.enqueue(innocent)).result(timeout_s=5) == "innocent"
     assert after == []

@@ -83,6 +83,12 @@ def test_the_policy_wins_over_the_runtimes_defaults() -> None:
     assert (plain.queue, plain.timeout_s, plain.max_attempts) == ("other", 60, 1)
 
 
+class Unnamed:
+    __name__ = "no name"
+
+    async def __call__(self) -> None: ...
+
+
 async def generator() -> Any:
     yield 1
 
@@ -92,8 +98,7 @@ async def generator() -> Any:
     [
         (5, "a task must be a function, not 5"),
         (generator, "task 'generator' is a generator function; a task returns once"),
-        (lambda: None, r"task name '<lambda>' must match .*; pass name="),
-        (task(run_in="loop")(lambda: None), "task name"),
+        (Unnamed(), r"task name 'no name' must match .*; pass name="),
     ],
 )
 def test_what_cannot_be_a_task(fn: Any, message: str) -> None:
@@ -228,7 +233,7 @@ def test_an_object_without_a_hash_is_found_by_its_name() -> None:
     class Unhashable(Service):
         __hash__ = None  # type: ignore[assignment]
 
-    service = Unhashable()
+    service: Callable[..., Any] = Unhashable()
     found = registry([service])
     assert found.find("Unhashable").fn is service
     with pytest.raises(UnknownTask, match="is found by its name"):
@@ -236,9 +241,12 @@ def test_an_object_without_a_hash_is_found_by_its_name() -> None:
 
 
 def test_two_tasks_of_one_name_are_refused_and_one_twice_is_one() -> None:
+    @task(name="function")
+    def same_name() -> None: ...
+
     assert len(list(registry([coroutine, coroutine]))) == 1
-    with pytest.raises(ConfigurationError, match="two tasks are called 'same'"):
-        registry([task(name="same")(lambda: None), task(name="same")(lambda: None)])
+    with pytest.raises(ConfigurationError, match="two tasks are called 'function'"):
+        registry([function, same_name])
 
 
 def test_what_is_not_registered_is_named() -> None:

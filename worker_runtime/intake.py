@@ -170,8 +170,7 @@ class Intake:
         lane = self._dispatcher.lanes[job.queue]
         waiting = lane.queue.waiting
         if waiting + count > lane.capacity:
-            is_delayed = job.due_at > time.time()
-            free = 0 if lane.is_paused or is_delayed else lane.concurrency - lane.busy
+            free = 0 if lane.is_paused or options.due_at else lane.concurrency - lane.busy
             if waiting + count - free > lane.capacity:
                 raise QueueFull(
                     f"queue {lane.name!r} is full: {waiting} jobs wait, {lane.capacity} may",

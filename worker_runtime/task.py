@@ -376,9 +376,9 @@ def _check_policy(policy: TaskPolicy) -> None:
     _require(policy.on_crash in ("retry", "fail"), "on_crash", "retry or fail", policy.on_crash)
     is_retry = policy.retry is None or isinstance(policy.retry, Retry)
     _require(is_retry, "retry", "a Retry", policy.retry)
-    for name in ("name", "queue"):
+    for name, pattern in (("name", TASK_NAME_PATTERN), ("queue", JOB_ID_PATTERN)):
         word = getattr(policy, name)
-        fits = word is None or (isinstance(word, str) and re.fullmatch(JOB_ID_PATTERN, word))
-        _require(bool(fits), name, f"text that matches {JOB_ID_PATTERN}", word)
+        fits = word is None or (isinstance(word, str) and re.fullmatch(pattern, word))
+        _require(bool(fits), name, f"text that matches {pattern}", word)
     if not isinstance(policy.priority, Priority):
         raise ConfigurationError(f"priority must be a Priority, not {policy.priority!r}")

@@ -75,8 +75,8 @@ class RuntimeMachine(RuleBasedStateMachine):
         self.world = World()
         self.reference = Reference(CONCURRENCY, CAPACITY, attempts_max=2)
         self.events: list[Event] = []
-        self.patches = [
-            mock.patch("time.time", lambda: self.now),
+        self.patches: list[Any] = [
+            mock.patch("time.time", side_effect=lambda: self.now),
             mock.patch("worker_runtime.dispatcher._TIMER_MAX_S", 0.0),
         ]
 
@@ -155,9 +155,7 @@ class RuntimeMachine(RuleBasedStateMachine):
 
     def options(self, job_id: str | None, priority: Priority, delay_s: float | None) -> Any:
         retry = Retry(max_attempts=2, delay_s=RETRY_S, jitter=0)
-        return self.runtime.options(
-            job_id=job_id, priority=priority, delay_s=delay_s, retry=retry
-        )
+        return self.runtime.options(job_id=job_id, priority=priority, delay_s=delay_s, retry=retry)
 
     def due_at(self, job_id: str, expected: float) -> float:
         """When the job says it is due, if that is about when it should be."""
