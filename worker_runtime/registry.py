@@ -9,7 +9,9 @@ from worker_runtime.context import JobContext
 from worker_runtime.errors import ConfigurationError, UnknownTask
 from worker_runtime.task import TaskDefinition, TaskPolicy, define
 
-Tasks = Iterable[Callable[..., Any]] | Mapping[str, Callable[..., Any]]
+Tasks = Iterable[Any]
+"""Functions, or a mapping of names to functions. `Any`, because mypy infers a list of differently
+typed functions as `list[function]` where a union asks for it, and then refuses that."""
 
 
 class TaskRegistry:
