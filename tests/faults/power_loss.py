@@ -43,12 +43,12 @@ def trace(strace: str, directory: Path, ack: str) -> list[Call]:
     The ledger's lines are the `write` calls on `ledger`.
     """
     worker = [sys.executable, "-m", "tests.faults.crash_worker", str(directory / "jobs.db")]
+    short = ["--ack", ack, "--callers", "4", "--run-s", "0.3"]
     calls = "trace=pwrite64,write,ftruncate,fdatasync,fsync"
+    whole = ["-ff", "-qq", "-ttt", "-T", "-y", "-xx", "-s", "2000000", "-e", calls]
     with (directory / "ledger").open("wb") as ledger:
         subprocess.run(
-            [strace, "-ff", "-qq", "-ttt", "-T", "-y", "-xx", "-s", "2000000", "-e", calls]
-            + ["-o", str(directory / "trace"), *worker]
-            + ["--ack", ack, "--callers", "4", "--run-s", "0.3"],
+            [strace, *whole, "-o", str(directory / "trace"), *worker, *short],
             cwd=ROOT,
             stdout=ledger,
             stderr=subprocess.DEVNULL,

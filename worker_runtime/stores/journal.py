@@ -25,6 +25,7 @@ T = TypeVar("T")
 # Batches at the writer: the one being committed and the next, so that it need not wait for a busy
 # loop. More would make the batches small.
 _HANDED_OVER_MAX = 2
+_CHANGES_AT_ONCE = 256
 
 
 class Journal:
@@ -80,9 +81,17 @@ class Journal:
         return future
 
     def change(self, place: int, columns: Columns, then: Callable[[], None]) -> None:
-        self._batch.change(place, columns)
-        self._batch.thens[place] = then
-        self._touch()
+        batch = self._batch
+        batch.change(place, columns)
+        batch.thens[place] = then
+        if (
+            len(batch.changes) >= _CHANGES_AT_ONCE
+            and not batch.new
+            and len(self._handed_over) < _HANDED_OVER_MAX
+        ):
+            self._hand_over()  # the writer begins while the loop goes on with this burst
+        else:
+            self._touch()
 
     def revive(self, row: Row, then: Callable[[], None]) -> None:
         self._batch.revive(row)

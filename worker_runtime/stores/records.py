@@ -61,6 +61,7 @@ ALL = FIXED + CHANGING
 _STATE, _ATTEMPT, _STARTED_AT = map(ALL.index, ("state", "attempt", "started_at"))
 
 # Plain text: `State.value` is a Python-level property on 3.11, and too dear here.
+_STATES = {str(state): state for state in State}
 _SCHEDULED, _QUEUED, _RUNNING = str(SCHEDULED), str(QUEUED), str(RUNNING)
 
 _encode = msgspec.msgpack.Encoder().encode
@@ -257,7 +258,7 @@ def decode_job(row: Columns, tasks: Callable[[str], TaskDefinition], *, checked:
 
     `checked` converts the arguments to the task's annotations and raises InvalidArguments where
     they no longer fit; without it such arguments stay as decoded. Raises msgspec.MsgspecError for
-    a value that is not what this module writes.
+    a value that is not what this module writes, KeyError for an unknown state.
     """
     task = tasks(row[2])
     args, kwargs = _decode(row[6])
@@ -267,12 +268,12 @@ def decode_job(row: Columns, tasks: Callable[[str], TaskDefinition], *, checked:
         if checked:
             raise
         bound, named = tuple(args), kwargs
-    job = Job(row[1], task, bound, named, row[3], row[4], row[0], row[5])
+    queue = task.queue if row[3] == task.queue else row[3]  # a million jobs share one string
+    job = Job(row[1], task, bound, named, queue, row[4], row[0], row[5], _STATES[row[9]])
     if row[7] is not None:
         job.options = _options(_decode_options(row[7]))
     job.must_encode = bool(row[8])
-    job.state = State(row[9])
-    job.attempt, job.crashes, job.due_at = row[10], row[11], row[12]
+    job.attempt, job.crashes, job.due_at = row[10], row[11], row[12] or 0.0
     job.started_at, job.ended_at = row[13], row[14]
     if row[16] is not None:
         job.result = _result(row[16], task)

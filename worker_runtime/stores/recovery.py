@@ -89,7 +89,7 @@ class Recovery:
     def _decode(self, row: Columns, *, checked: bool) -> Job:
         try:
             return decode_job(row, self._tasks, checked=checked)
-        except (msgspec.MsgspecError, TypeError, ValueError) as error:
+        except (msgspec.MsgspecError, KeyError, TypeError, ValueError) as error:
             raise ConfigurationError(
                 f"store: job {row[1]!r} in {self._path} cannot be read ({error}); "
                 "restore a backup or delete that row"
