@@ -131,7 +131,7 @@ async def test_many_are_accepted_together_or_not_at_all(runtime: Runtime) -> Non
         await runtime.enqueue_many([call(double, 1), call("double", "x")])
     with pytest.raises(QueueFull):  # five may wait and one may run
         await runtime.enqueue_many(call(double, n) for n in range(7))
-    with pytest.raises(InvalidJob, match="job_id and unique_key name one job"):
+    with pytest.raises(InvalidJob, match="job_id names one job"):
         await runtime.options(job_id="x").enqueue_many([call(double, 1)])
     assert await runtime.enqueue_many([]) == []
     assert len((await runtime.list_jobs()).jobs) == 3

@@ -13,6 +13,7 @@ async with Runtime([greet]) as runtime:
 
 from worker_runtime.context import JobContext
 from worker_runtime.cron import CronInfo, cron
+from worker_runtime.dead_letters import BulkResult
 from worker_runtime.enqueue import Call, call, step
 from worker_runtime.errors import (
     ConfigurationError,
@@ -39,14 +40,17 @@ from worker_runtime.errors import (
 )
 from worker_runtime.events import Event, Missed, Subscription
 from worker_runtime.handle import JobHandle, WorkflowHandle
+from worker_runtime.inspection import AttemptInfo, JobDetail, JobPage
 from worker_runtime.job import JobInfo, Priority, ProgressInfo, Reason, State
-from worker_runtime.runtime import JobPage, QueueInfo, Runtime
+from worker_runtime.runtime import QueueInfo, Runtime
 from worker_runtime.settings import QueueSettings, Settings
 from worker_runtime.task import Limit, Retry, task
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "AttemptInfo",
+    "BulkResult",
     "Call",
     "ConfigurationError",
     "CronInfo",
@@ -57,6 +61,7 @@ __all__ = [
     "JobCancelled",
     "JobConflict",
     "JobContext",
+    "JobDetail",
     "JobFailed",
     "JobHandle",
     "JobInfo",

@@ -100,9 +100,9 @@ def assemble(
         middleware=middleware, store=store, error_bytes_max=settings.error_bytes_max
     )
 
-    def requeue(job: Job) -> None:  # the finisher is made before the dispatcher
+    def requeue(job: Job) -> None:  # the finisher is made before what it hands jobs back to
         if setup is None:
-            dispatcher.submit(job)
+            held.submit(job)
         else:  # it waits in the store, for whoever is free first
             table.forget(job)
 
@@ -128,7 +128,7 @@ def assemble(
         sampled_every_s=settings.health_check_interval_s,
     )
     resources.listeners.append(overload.observe)
-    held = HeldJobs(table, finisher, clock, submit=dispatcher.submit)
+    held = HeldJobs(table, finisher, dispatcher, clock)
     intake = Intake(registry, table, dispatcher, events, clock, forecast, overload, held)
     shared = None
     if setup is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
 
 JOBS_MAX = 10_000
 
+_LABEL = re.compile(r": step (?P<step>\d+), job \d+ of (?P<count>\d+)$")
+
 
 async def enqueue_chain(
     runtime: Runtime, steps: Sequence[Call[Any] | Sequence[Call[Any]]], workflow_id: str | None
@@ -27,7 +30,9 @@ async def enqueue_chain(
         raise InvalidJob("a chain needs a step, and each step a call")
     if sum(map(len, groups)) > JOBS_MAX:
         raise InvalidJob(f"a workflow has at most {JOBS_MAX} jobs")
+    is_named = workflow_id is not None
     workflow_id = runtime.new_job_id() if workflow_id is None else check_job_id(workflow_id)
+    count = sum(map(len, groups))
     made: list[list[Job]] = []
     number = 0
     for index, calls in enumerate(groups):
@@ -36,7 +41,7 @@ async def enqueue_chain(
         jobs = []
         for call in calls:
             overrides = JobOptions(
-                label=f"{workflow_id} {index}/{len(groups)}",
+                label=f"{workflow_id}: step {index + 1}, job {number + 1} of {count}",
                 after=tuple(job.id for job in before),
                 takes_results=takes if before else None,
             )
@@ -46,7 +51,8 @@ async def enqueue_chain(
         made.append(jobs)
     parents = [(), *made[:-1]]
     handles = await runtime.admit_together(
-        [(job, before) for jobs, before in zip(made, parents, strict=True) for job in jobs]
+        [(job, before) for jobs, before in zip(made, parents, strict=True) for job in jobs],
+        is_named=is_named,
     )
     remaining = iter(handles)
     return WorkflowHandle(workflow_id, runtime, [[next(remaining) for _ in jobs] for jobs in made])
@@ -55,14 +61,20 @@ async def enqueue_chain(
 async def find_chain(runtime: Runtime, workflow_id: str) -> WorkflowHandle:
     """See `Runtime.workflow`."""
     steps: dict[str, list[JobHandle[Any]]] = {}
-    for number in range(JOBS_MAX):
+    number, count = 0, 1
+    while number < count:
         try:
             handle = await runtime.find(f"{workflow_id}.{number}")
         except UnknownJob:
-            break
+            raise UnknownJob(
+                f"workflow {workflow_id[:128]!r} is not kept"
+                + (f" whole: its job {number + 1} of {count} is gone" if number else "")
+            ) from None
         options = handle.job.options
-        label = "" if options is None else options.label or ""
-        steps.setdefault(label.rpartition(" ")[2], []).append(handle)
-    if not steps:
-        raise UnknownJob(f"no workflow {workflow_id[:128]!r} is kept")
+        place = None if options is None else _LABEL.search(options.label or "")
+        if place is None:
+            raise UnknownJob(f"no workflow {workflow_id[:128]!r} is kept")
+        count = int(place["count"])
+        steps.setdefault(place["step"], []).append(handle)
+        number += 1
     return WorkflowHandle(workflow_id, runtime, list(steps.values()))

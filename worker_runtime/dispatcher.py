@@ -213,7 +213,7 @@ class Dispatcher:
             if lane.limited is not None:
                 lane.limited.release(job)
             self._finisher.apply(job, Outcome(OutcomeKind.RAISED, failure=failure), time.time())
-            self._tell_ended()
+            self.tell_ended()
         if lane.limited is not None and lane.limited.allowed_at is not None:
             self._set_timer(lane)
         return None
@@ -260,7 +260,7 @@ class Dispatcher:
         elif error is not None:
             logger.error("a slot of queue %s ended", lane.name, exc_info=error)
         self.wake(lane)
-        self._tell_ended()
+        self.tell_ended()
 
     def _outcome_without_end(self, slot: Slot, error: BaseException | None) -> Outcome:
         if slot.stopped_by is not None:
@@ -330,7 +330,7 @@ class Dispatcher:
         lane.running.discard(slot)
         lane.busy -= 1
         self.wake(lane)
-        self._tell_ended()
+        self.tell_ended()
 
     async def _wait_for_work(self, lane: Lane, slot: Slot) -> bool:
         """Park the slot until `wake` gives it a job; False where the lane is closed."""
@@ -339,7 +339,7 @@ class Dispatcher:
         wakeup = asyncio.get_running_loop().create_future()
         lane.idle.append(slot)
         lane.wakeups[slot] = wakeup
-        self._tell_ended()
+        self.tell_ended()
         try:
             await wakeup
         except asyncio.CancelledError:  # by `_close`, or by a job that kept hold of this task
@@ -351,7 +351,8 @@ class Dispatcher:
             return slot.is_occupied
         return True
 
-    def _tell_ended(self) -> None:
+    def tell_ended(self) -> None:
+        """Have those look again who wait for the end of all work."""
         self._slot_freed.set()
 
     def _expire(self, slot: Slot) -> None:
@@ -383,7 +384,7 @@ class Dispatcher:
         if replaced:
             lane.busy -= 1
             self.wake(lane)
-        self._tell_ended()
+        self.tell_ended()
 
     @property
     def abandoned_count(self) -> int:

@@ -233,7 +233,14 @@ def _uniqueness(
     _check_text("unique_key", key)
     if for_s is not None:
         _check_seconds("unique_for_s", for_s, 1e9, is_zero_allowed=False)
-    return Uniqueness.of(key, for_s, None if states is None else frozenset(states))
+    return Uniqueness.of(key, for_s, None if states is None else _states(states))
+
+
+def _states(given: Iterable[State]) -> frozenset[State]:
+    states = frozenset(given)
+    if not states or not states <= frozenset(State):
+        raise InvalidJob(f"unique_states must be some of {', '.join(State)}")
+    return states
 
 
 def _check_text(name: str, value: object) -> None:

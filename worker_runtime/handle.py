@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 import msgspec
 
 from worker_runtime.errors import JobCancelled, JobFailed
-from worker_runtime.job import CANCELLED, COMPLETED, FAILED, Job, JobInfo, Reason, State, describe
+from worker_runtime.job import COMPLETED, FAILED, Job, JobInfo, Reason, State, describe
 
 if TYPE_CHECKING:
     from worker_runtime.runtime import Runtime
@@ -111,16 +111,13 @@ class WorkflowHandle(msgspec.Struct, frozen=True, eq=False):
 
     async def cancel(self, message: str = "") -> int:
         """Cancel every job that has not ended. Returns how many there were."""
-        cancelled = 0
-        for job in reversed(self.jobs):  # the waiting ones first, so that none starts meanwhile
-            cancelled += await job.cancel(message)
-        return cancelled
+        jobs = [job for job in self.jobs if job.job.ended_at is None]
+        # The waiting ones first, so that none starts meanwhile.
+        cancelled = await asyncio.gather(*(job.cancel(message) for job in reversed(jobs)))
+        return sum(cancelled)
 
     async def retry(self) -> int:
-        """Queue every failed or cancelled job again. Returns how many there were."""
-        retried = 0
-        for job in self.jobs:
-            if job.job.state in (FAILED, CANCELLED):
-                await self.runtime.retry(job.id)
-                retried += 1
-        return retried
+        """Run the workflow again from where it stopped: its failed and cancelled jobs, in their
+        order; what has completed keeps its result. Returns how many jobs there were. Raises
+        InvalidTransition, Unavailable."""
+        return await self.runtime.retry_together([job.job for job in self.jobs])

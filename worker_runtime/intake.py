@@ -149,6 +149,9 @@ class Intake:
             must_encode=options.must_encode,
         )
 
+    def is_known(self, job_id: str) -> bool:
+        return self._table.get(job_id) is not None
+
     def existing(self, job: Job) -> Job | None:
         """The kept job with the same id, if its payload is the same too. Raises JobConflict."""
         known = self._table.get(job.id)
@@ -183,6 +186,8 @@ class Intake:
 
     def admit(self, job: Job, parents: Sequence[Job] = ()) -> None:
         """Keep the job in the table and let it run, after its parents if it has any."""
+        # Its place in line anew: others may have been admitted since it was made.
+        self._order = job.order = self._order + 1
         self._table.jobs[job.id] = job
         job.task.tally.accepted += 1
         if job.options is not None and job.options.unique_key is not None:
@@ -213,10 +218,11 @@ class Intake:
         self._table.jobs[job.id] = job
         if job.options is not None and job.options.unique_key is not None:
             self.unique_keys.claim(job.options.unique_key, job)
+        if job.task.is_parked:
+            return True
         if job.options is not None and job.options.after:
             return False
-        if not job.task.is_parked:
-            self._dispatcher.submit(job)
+        self._dispatcher.submit(job)
         return True
 
     def make_many(self, calls: Sequence[Call[Any]], options: EnqueueOptions) -> list[Job]:

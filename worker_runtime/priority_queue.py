@@ -26,13 +26,14 @@ class PriorityQueue:
     Assumes: a job is pushed only while it is not already waiting.
     """
 
-    __slots__ = ("_delayed", "_lines", "_withdrawn", "aging_s", "waiting")
+    __slots__ = ("_delayed", "_lines", "_reserved", "_withdrawn", "aging_s", "waiting")
 
     def __init__(self, aging_s: float | None = None) -> None:
         self.aging_s = aging_s
         self._lines: tuple[deque[Job], ...] = tuple(deque() for _ in Priority)
         self._delayed: list[tuple[float, int, Job]] = []
         self._withdrawn: set[str] = set()
+        self._reserved = 0
         self.waiting = 0
 
     def __iter__(self) -> Iterator[Job]:
@@ -42,13 +43,23 @@ class PriorityQueue:
             if job.id not in self._withdrawn:
                 yield job
 
+    def reserve(self) -> None:
+        """Count a job as waiting that is kept elsewhere until it may be pushed."""
+        self._reserved += 1
+        self.waiting += 1
+
+    def unreserve(self) -> None:
+        self._reserved -= 1
+        self.waiting -= 1
+
     @property
     def ready_count(self) -> int:
         """Waiting jobs that are due, whether or not a slot is free for them."""
+        here = self.waiting - self._reserved
         if not self._withdrawn:
-            return self.waiting - len(self._delayed)
+            return here - len(self._delayed)
         withdrawn = self._withdrawn
-        return self.waiting - sum(job.id not in withdrawn for _, _, job in self._delayed)
+        return here - sum(job.id not in withdrawn for _, _, job in self._delayed)
 
     @property
     def next_due(self) -> float | None:

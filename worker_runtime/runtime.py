@@ -6,7 +6,7 @@ import asyncio
 import functools
 import logging
 import time
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from datetime import datetime
 from types import TracebackType
@@ -14,53 +14,49 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from worker_runtime.acceptance import Acceptance
 from worker_runtime.assembly import assemble
 from worker_runtime.attempt import Middleware
+from worker_runtime.cancellation import Cancellation
 from worker_runtime.chain import enqueue_chain, find_chain
 from worker_runtime.cron import CronInfo, CronService
-from worker_runtime.enqueue import WIRE, Call, EnqueueOptions, Enqueuer, TaskRef, enqueue_options
+from worker_runtime.dead_letters import RETRYABLE_STATES, BulkResult, DeadLetters
+from worker_runtime.enqueue import Call, EnqueueOptions, Enqueuer, TaskRef, enqueue_options
 from worker_runtime.errors import (
     ConfigurationError,
-    InvalidJob,
-    InvalidTransition,
-    JobConflict,
-    Refused,
-    StoreUnavailable,
-    UnknownJob,
     UnknownQueue,
     WorkerRuntimeError,
 )
 from worker_runtime.events import Subscription
 from worker_runtime.handle import JobHandle, WorkflowHandle
+from worker_runtime.inspection import (
+    Inspection,
+    JobDetail,
+    JobFilter,
+    JobPage,
+    detail_of,
+    states_of,
+)
 from worker_runtime.intake import PLAIN
 from worker_runtime.job import (
-    CANCELLED,
-    FAILED,
     QUEUED,
-    RUNNING,
-    Failure,
+    TERMINAL_STATES,
     Job,
-    JobInfo,
-    Outcome,
-    OutcomeKind,
     Priority,
     State,
-    StopReason,
-    describe,
 )
+from worker_runtime.recovery import recover
 from worker_runtime.registry import Tasks
 from worker_runtime.settings import QueueSettings, Settings, checked
 from worker_runtime.slots import Lane
+from worker_runtime.stores import Archive
 from worker_runtime.task import Retry, TaskDefinition
-from worker_runtime.uniqueness import Uniqueness
 from worker_runtime.watchdog import Watchdog
-
-logger = logging.getLogger("worker_runtime")
-
-PAGE_LIMIT_MAX = 1000
 
 if TYPE_CHECKING:
     from worker_runtime.shared import SharedSetup
+
+logger = logging.getLogger("worker_runtime")
 
 Lifespan = Callable[["Runtime"], AbstractAsyncContextManager[Any]]
 
@@ -74,13 +70,6 @@ class QueueInfo(msgspec.Struct, frozen=True):
     concurrency: int
     capacity: int
     paused: bool
-
-
-class JobPage(msgspec.Struct, frozen=True):
-    """Jobs, newest first. Pass `cursor` to get those after them; None: there are no more."""
-
-    jobs: list[JobInfo]
-    cursor: str | None
 
 
 class Runtime(Enqueuer):
@@ -136,9 +125,19 @@ class Runtime(Enqueuer):
         self._shared = self.parts.shared
         self._lifespan = lifespan
         self._exits = AsyncExitStack()
-        self._unattended: set[asyncio.Task[None]] = set()
+        parts = self.parts
+        archive = self._store if isinstance(self._store, Archive) else None
+        shared = self._shared
+        self._acceptance = Acceptance(self._intake, self._store, shared)
+        self._inspection = Inspection(parts.table, self._store, archive, shared)
+        self._dead_letters = DeadLetters(
+            self._inspection, parts.table, archive, self._intake, parts.finisher, shared
+        )
+        self._cancellation = Cancellation(
+            parts.dispatcher, parts.finisher, self._intake.held, parts.clock, shared
+        )
         self._cron = CronService(
-            self.parts.schedules,
+            parts.schedules,
             enqueue=self._enqueue_tick,
             load=self._load_tick,
             note=self._note_tick,
@@ -176,7 +175,7 @@ class Runtime(Enqueuer):
             if self._store is not None:
                 await self._store.open()
                 self._exits.push_async_callback(self._store.close)
-                await self._recover()
+                await recover(self._store, self._intake, parts.registry, self._inspection)
             if self._shared is not None:
                 await self._shared.start()
                 self._exits.push_async_callback(self._shared.stop)
@@ -204,7 +203,7 @@ class Runtime(Enqueuer):
         within_s = self.settings.stop_within_s if within_s is None else within_s
         await self.parts.dispatcher.stop(within_s)
         if self._store is None:
-            self._cancel_waiting()
+            self._cancellation.cancel_waiting()
         interrupted = self.parts.finisher.interrupted_count
         if interrupted:
             logger.warning("stopped: %d running jobs were interrupted", interrupted)
@@ -243,9 +242,6 @@ class Runtime(Enqueuer):
             await self._shared.claimer.wait_drained()
             return
         await self.parts.dispatcher.wait_idle()
-        while self._intake.held:  # what the last ones let go
-            await asyncio.sleep(0)
-            await self.parts.dispatcher.wait_idle()
 
     # Enqueue
 
@@ -256,7 +252,7 @@ class Runtime(Enqueuer):
                 return await self.enqueue_with(PLAIN, task, args, kwargs)
             job = self._intake.accept(task, args, kwargs)
             if self._store is not None:
-                await self._keep([job])
+                await self._acceptance.keep([job])
             return JobHandle(job, self)
 
     async def _enqueue_many(self, calls: Iterable[Call[Any]]) -> list[JobHandle[Any]]:
@@ -270,97 +266,27 @@ class Runtime(Enqueuer):
         kwargs: dict[str, Any] | None = None,
     ) -> JobHandle[Any]:
         """`enqueue` for callers that hold the options and arguments as values."""
-        intake = self._intake
-        if options is WIRE and self._shared is None:
-            job = intake.accept(task, args, kwargs, wire=True)
-            if self._store is not None:
-                await self._keep([job])
-            return JobHandle(job, self)
-        job = intake.make(task, args, kwargs or {}, options)
-        if self._shared is not None:
-            if options.unique is not None or options.parents:
-                raise InvalidJob("unique_key and after do not work with a Redis store")
-            intake.check_room(job, options)
-            [(job, is_new)] = await self._shared.enqueue([job])
-            return JobHandle(job, self, is_new=is_new)
-        if options.job_id is not None:
-            # Again, because another call may have been accepted while the store was asked.
-            known = intake.existing(job) or await self._stored(job) or intake.existing(job)
-            if known is not None:
-                await self._acknowledged(known)
-                return JobHandle(known, self, is_new=False)
-        if options.unique is not None:
-            holder = await self._holder(options.unique)
-            if holder is not None:
-                await self._acknowledged(holder)
-                return JobHandle(holder, self, is_new=False)
-        intake.check_room(job, options)
-        intake.admit(job, options.parents)
-        if self._store is not None:
-            await self._keep([job])
-            if options.unique is not None:
-                await self._note_holder(options.unique, job)
-        return JobHandle(job, self)
+        call = Call[Any](task, args, kwargs or {})
+        job, is_new = await self._acceptance.accept(options, call)
+        return JobHandle(job, self, is_new)
 
     async def enqueue_many_with(
         self, options: EnqueueOptions, calls: Iterable[Call[Any]]
     ) -> list[JobHandle[Any]]:
-        if options.job_id is not None:
-            raise InvalidJob("job_id names one job; it cannot be given for many")
-        if options.unique is not None:
-            raise InvalidJob("unique_key names one job; it cannot be given for many")
-        jobs = self._intake.make_many(list(calls), options)
-        if self._shared is not None and jobs:
-            return [JobHandle(job, self) for job, _ in await self._shared.enqueue(jobs)]
-        for job in jobs:
-            self._intake.admit(job, options.parents)
-        if self._store is not None and jobs:
-            await self._keep(jobs)
+        jobs = await self._acceptance.accept_many(options, calls)
         return [JobHandle(job, self) for job in jobs]
 
     async def enqueue_each(
         self, calls: Iterable[tuple[EnqueueOptions, Call[Any]]]
     ) -> list[JobHandle[Any] | WorkerRuntimeError]:
         """Accept each call that can be, on its own. Where one was refused its error stands."""
-        intake = self._intake
-        answers: list[JobHandle[Any] | WorkerRuntimeError] = []
-        accepted: list[Job] = []
-        known: list[Job] = []
-        for options, call in calls:
-            try:
-                if options is WIRE and self._shared is None:
-                    job = intake.accept(call.task, call.args, call.kwargs, wire=True)
-                    accepted.append(job)
-                    answers.append(JobHandle(job, self))
-                    continue
-                job = intake.make(call.task, call.args, call.kwargs, options)
-                if self._shared is not None:
-                    answers.append(
-                        await self.enqueue_with(options, call.task, call.args, call.kwargs)
-                    )
-                    continue
-                if options.job_id is not None:
-                    existing = intake.existing(job) or await self._stored(job)
-                    existing = existing or intake.existing(job)  # accepted in the meantime
-                    if existing is not None:
-                        known.append(existing)
-                        answers.append(JobHandle(existing, self, is_new=False))
-                        continue
-                intake.check_room(job, options)
-                intake.admit(job)
-                accepted.append(job)
-                answers.append(JobHandle(job, self))
-            except WorkerRuntimeError as error:
-                answers.append(error)
-        if self._store is not None:
-            try:
-                if accepted:
-                    await self._keep(accepted)
-                for job in known:
-                    await self._acknowledged(job)
-            except StoreUnavailable as error:
-                return [error if isinstance(a, JobHandle) else a for a in answers]
-        return answers
+        answers = await self._acceptance.accept_each(calls)
+        return [
+            answer
+            if isinstance(answer, WorkerRuntimeError)
+            else JobHandle(answer[0], self, answer[1])
+            for answer in answers
+        ]
 
     def options(
         self,
@@ -421,19 +347,11 @@ class Runtime(Enqueuer):
         return self._intake.make(call.task, call.args, call.kwargs, options)
 
     async def admit_together(
-        self, jobs: Sequence[tuple[Job, Sequence[Job]]]
+        self, jobs: Sequence[tuple[Job, Sequence[Job]]], *, is_named: bool
     ) -> list[JobHandle[Any]]:
-        """Accept jobs, each with the parents it waits for, all of them or none. Raises Refused."""
-        if self._shared is not None:
-            raise InvalidJob("chains and groups do not work with a Redis store")
-        for job, _ in jobs:
-            if self._intake.existing(job) is not None or await self._stored(job) is not None:
-                raise JobConflict(f"job id {job.id!r} is in use")
-        self._intake.check_room_for([job for job, _ in jobs])
-        for job, parents in jobs:
-            self._intake.admit(job, parents)
-        if self._store is not None:
-            await self._keep([job for job, _ in jobs])
+        """Accept jobs, each with the parents it waits for, all of them or none; `is_named` says
+        that a user chose their ids. Raises Refused."""
+        await self._acceptance.accept_together(jobs, is_named=is_named)
         return [JobHandle(job, self) for job, _ in jobs]
 
     async def chain(
@@ -468,41 +386,25 @@ class Runtime(Enqueuer):
 
     async def job(self, job_id: str) -> Job:
         """The record of a kept job, from memory or the store. Raises UnknownJob."""
-        job = self.parts.table.get(job_id)
-        if job is None and self._store is not None:
-            job = await self._store.find(job_id)
-        if job is None:
-            raise UnknownJob(f"no job {job_id[:128]!r} is kept")
-        return job
+        return await self._inspection.job(job_id)
+
+    async def inspect(self, job_id: str) -> JobDetail:
+        """A snapshot of a kept job with all its attempts. Raises UnknownJob."""
+        return detail_of(await self.job(job_id))
 
     async def list_jobs(
         self,
         *,
-        state: State | None = None,
+        state: State | Iterable[State] | None = None,
         queue: str | None = None,
         task: str | None = None,
         limit: int = 100,
         cursor: str | None = None,
     ) -> JobPage:
-        """Up to `limit` (1 to 1,000) jobs that match, newest first. Raises InvalidJob."""
-        if not 1 <= limit <= PAGE_LIMIT_MAX:
-            raise InvalidJob(f"limit must be between 1 and {PAGE_LIMIT_MAX}, not {limit}")
-        if cursor is not None and not (cursor.isascii() and cursor.isdigit() and len(cursor) < 20):
-            raise InvalidJob(f"cursor {cursor[:40]!r} is not one that a list gave")
-
-        def matches(job: Job) -> bool:
-            return (
-                (state is None or job.state is state)
-                and (queue is None or job.queue == queue)
-                and (task is None or job.task.name == task)
-            )
-
-        if self._shared is not None:
-            below = None if cursor is None else int(cursor)
-            jobs, cursor = await self._shared.page(matches, limit=limit, below=below)
-            return JobPage([describe(job) for job in jobs], cursor)
-        page = self.parts.table.page(matches, limit=limit, after=cursor)
-        return JobPage([describe(job) for job in page.jobs], page.cursor)
+        """Up to `limit` (1 to 1,000) jobs that match, newest first; also those that have ended and
+        are only in the store. Raises InvalidJob, StoreUnavailable."""
+        wanted = JobFilter(states_of(state), queue, task)
+        return await self._inspection.page(wanted, limit=limit, cursor=cursor)
 
     def wait(self, job: Job) -> asyncio.Future[None]:
         """A future that ends with the job; for callers that hold the record. Who stops waiting
@@ -519,25 +421,7 @@ class Runtime(Enqueuer):
     async def cancel(self, job_id: str, message: str = "") -> bool:
         """Cancel a job. True: a waiting one has ended and never runs, a running one was told to
         stop. False: it had ended already. Raises UnknownJob."""
-        job = await self.job(job_id)
-        finisher, dispatcher = self.parts.finisher, self.parts.dispatcher
-        while finisher.is_in_transition(job):
-            await finisher.wait_shown(job)
-        if job.is_ended:
-            return False
-        if self._shared is not None and not self._shared.is_here(job):
-            return await self._shared.cancel(job, message)
-        if job.state is RUNNING:
-            return dispatcher.request_stop(job, message)
-        if not self._intake.held.withdraw(job) and not job.task.is_parked:
-            dispatcher.withdraw(job)
-        text = message or "cancelled before it started"
-        failure = Failure(None, "JobCancelled", text)
-        outcome = Outcome(OutcomeKind.STOPPED, failure=failure, stopped_by=StopReason.CANCEL)
-        finisher.apply(job, outcome, self.parts.clock.unix())
-        while finisher.is_in_transition(job):
-            await finisher.wait_shown(job)
-        return True
+        return await self._cancellation.cancel(await self.job(job_id), message)
 
     def stop_requested(self, job: Job) -> bool:
         """Whether a running job was told to stop and has not ended yet."""
@@ -548,24 +432,44 @@ class Runtime(Enqueuer):
         """Run a failed or cancelled job again, under the same id and with a fresh retry budget.
 
         The one way out of a terminal state, and only on request. Raises UnknownJob,
-        InvalidTransition, Unavailable.
+        InvalidTransition (also where a parent of the job has not completed), Unavailable.
         """
-        job = await self.job(job_id)
-        while self.parts.finisher.is_in_transition(job):
-            await self.parts.finisher.wait_shown(job)
-        job = self.parts.table.jobs.get(job_id, job)  # another call may have brought it back
-        if job.state not in (FAILED, CANCELLED):
-            raise InvalidTransition(f"job {job_id} is {job.state}; only failed or cancelled jobs")
-        if job.task.is_parked:
-            raise InvalidTransition(f"job {job_id}: its task {job.task.name!r} is not registered")
-        self._intake.check_room(job, PLAIN)
-        if self._shared is not None:
-            return JobHandle(await self._shared.retry(job), self, is_new=False)
-        self.parts.table.adopt(job)
-        self.parts.finisher.revive(job)
-        while self.parts.finisher.is_in_transition(job):
-            await self.parts.finisher.wait_shown(job)
+        job = await self._dead_letters.retry(await self.job(job_id))
         return JobHandle(job, self, is_new=False)
+
+    async def retry_together(self, jobs: Iterable[Job]) -> int:
+        """Run the failed and cancelled ones of `jobs`, parents before their children, again: all or
+        none. Returns how many there were. Raises InvalidTransition, Unavailable."""
+        return await self._dead_letters.retry_together(jobs)
+
+    async def retry_many(
+        self,
+        *,
+        state: State | Iterable[State] = State.FAILED,
+        queue: str | None = None,
+        task: str | None = None,
+        limit: int = 1000,
+    ) -> BulkResult:
+        """Run up to `limit` (1 to 1,000) failed (or also cancelled) jobs that match again, newest
+        first, as far as their queues have room. Those that `retry` would refuse are passed over."""
+        wanted = JobFilter(states_of(state, RETRYABLE_STATES), queue, task)
+        return await self._dead_letters.retry_many(wanted, limit)
+
+    async def delete(self, job_id: str) -> None:
+        """Forget an ended job. Raises UnknownJob, InvalidTransition for one that has not ended."""
+        await self._dead_letters.delete(await self.job(job_id))
+
+    async def delete_many(
+        self,
+        *,
+        state: State | Iterable[State],
+        queue: str | None = None,
+        task: str | None = None,
+        limit: int = 1000,
+    ) -> BulkResult:
+        """Forget up to `limit` (1 to 1,000) ended jobs that match, newest first."""
+        wanted = JobFilter(states_of(state, TERMINAL_STATES), queue, task)
+        return await self._dead_letters.delete_many(wanted, limit)
 
     def pause(self, queue: str) -> None:
         """Start nothing more from `queue`; it goes on accepting. Raises UnknownQueue."""
@@ -644,45 +548,6 @@ class Runtime(Enqueuer):
             names = ", ".join(self.parts.lanes)
             raise UnknownQueue(f"no queue {queue[:128]!r}; queues: {names}") from None
 
-    async def _keep(self, jobs: Sequence[Job]) -> None:
-        """Have the store keep admitted jobs; take them back where it cannot."""
-        assert self._store is not None
-        kept = self._store.record_accepted(jobs)
-        if kept is None:
-            return
-        try:
-            await kept
-        except asyncio.CancelledError:  # the caller goes away; the jobs stay, if they can be kept
-            task = asyncio.create_task(self._retract_unless_kept(jobs))
-            self._unattended.add(task)  # the loop itself holds tasks only weakly
-            task.add_done_callback(self._unattended.discard)
-            raise
-        except BaseException:
-            self._intake.retract(jobs)
-            raise
-
-    async def _retract_unless_kept(self, jobs: Sequence[Job]) -> None:
-        try:
-            await self._acknowledged(jobs[0])
-        except Refused:
-            self._intake.retract(jobs)
-
-    async def _acknowledged(self, job: Job) -> None:
-        """Wait until a known job is as safe as its first caller was told."""
-        if self._store is not None:
-            await self._store.acknowledged(job)
-
-    async def _stored(self, job: Job) -> Job | None:
-        """The ended job of that id that only the store still has. Raises JobConflict."""
-        if self._store is None:
-            return None
-        stored = await self._store.find(job.id)
-        known = self._intake.existing(job)  # another caller may have been faster meanwhile
-        if known is None and stored is not None:
-            self._intake.check_same(stored, job)
-            return stored
-        return known
-
     async def _enqueue_tick(self, task: TaskDefinition, job_id: str) -> None:
         await self.enqueue_with(EnqueueOptions(job_id=job_id), task.name)
 
@@ -700,64 +565,6 @@ class Runtime(Enqueuer):
             self.parts.clock.adjust()
             self.parts.table.prune(time.time())
             await asyncio.sleep(1.0)
-
-    async def _recover(self) -> None:
-        assert self._store is not None
-        batches: AsyncIterator[Sequence[Job]] = self._store.recover(
-            self.parts.registry.find_or_park
-        )
-        self._intake.continue_after(self._store.last_order)
-        count = 0
-        children: list[Job] = []
-        async for jobs in batches:
-            for job in jobs:
-                if not self._intake.restore(job):
-                    children.append(job)
-                count += 1
-        for job in children:
-            await self._hold_again(job)
-        if count:
-            logger.info("recovered %d unfinished jobs", count)
-
-    async def _hold_again(self, job: Job) -> None:
-        """Hold a recovered job for those it comes after; ended ones bring their results."""
-        assert job.options is not None
-        parents: list[Job] = []
-        for parent_id in job.options.after:
-            try:
-                parents.append(await self.job(parent_id))
-            except UnknownJob:
-                self._intake.held.orphan(job, parent_id)
-                return
-        self._intake.held.hold(job, parents)
-
-    async def _holder(self, wanted: Uniqueness) -> Job | None:
-        """The kept job that has a unique key, from memory or, after its end, from the store."""
-        keys = self._intake.unique_keys
-        holder = keys.holder(wanted, time.time())
-        if holder is None and self._store is not None and wanted.outlives_jobs:
-            job_id = await self._store.load_note(f"unique:{wanted.key}")
-            stored = None if job_id is None else await self._store.find(job_id)
-            holder = keys.holder(wanted, time.time())  # another caller may have been faster
-            if holder is None and stored is not None and wanted.is_held_by(stored, time.time()):
-                return stored
-        return holder
-
-    async def _note_holder(self, unique: Uniqueness, job: Job) -> None:
-        if self._store is not None and unique.outlives_jobs:
-            until = None if unique.for_s is None else job.created_at + unique.for_s
-            await self._store.save_note(f"unique:{unique.key}", job.id, until=until)
-
-    def _cancel_waiting(self) -> None:
-        failure = Failure(None, "JobCancelled", "the worker stopped before it started")
-        outcome = Outcome(OutcomeKind.STOPPED, failure=failure, stopped_by=StopReason.CANCEL)
-        for job in self._intake.held:
-            self._intake.held.withdraw(job)
-            self.parts.finisher.apply(job, outcome, self.parts.clock.unix())
-        for lane in self.parts.lanes.values():
-            for job in list(lane.queue):
-                lane.queue.withdraw(job)
-                self.parts.finisher.apply(job, outcome, self.parts.clock.unix())
 
 
 class ConfiguredEnqueuer(Enqueuer):

@@ -6,6 +6,7 @@ This is the memory store: with it alone, an accepted job lives as long as the pr
 from __future__ import annotations
 
 import asyncio
+import heapq
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -35,6 +36,7 @@ class JobTable:
 
     def __init__(self, *, history_count_max: int, history_ttl_s: float, waiters_max: int) -> None:
         self.jobs: dict[str, Job] = {}
+        self._adopted: dict[str, Job] = {}  # of `jobs`, those that are not in order there
         self._history_count_max = history_count_max
         self._history_ttl_s = history_ttl_s
         self._waiters_max = waiters_max
@@ -56,7 +58,8 @@ class JobTable:
 
     def adopt(self, job: Job) -> None:
         """Take in an ended job that came from a store, because it is going to run again."""
-        self.jobs.setdefault(job.id, job)
+        if job.id not in self.jobs:
+            self.jobs[job.id] = self._adopted[job.id] = job
 
     def wait(self, job: Job) -> asyncio.Future[None]:
         """A future that ends when `job` has ended. Who stops waiting before that says so with
@@ -76,6 +79,16 @@ class JobTable:
             job.waiters.append(future)
         self._waiting += 1
         return future
+
+    def watch(self, job: Job) -> asyncio.Future[None]:
+        """`wait` for the runtime's own parts, which do not count among the callers that wait."""
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        job.waiters = [*(job.waiters or ()), future]
+        future.add_done_callback(self._not_counted)
+        return future
+
+    def _not_counted(self, watcher: asyncio.Future[None]) -> None:
+        self._waiting += 1  # whoever ended it has counted one waiter less
 
     def stop_waiting(self, job: Job, future: asyncio.Future[None]) -> None:
         """Give back a future of `wait`. Harmless for one that has ended."""
@@ -153,10 +166,20 @@ class JobTable:
         now = time.time()
         self.prune(now)
         below = None if after is None else int(after)
-        for job in reversed(self.jobs.values()):
+        for job in self._by_order():
             is_next = (below is None or job.order < below) and matches(job)
             if is_next and not self._has_passed(job, now):
                 yield job
+
+    def _by_order(self) -> Iterator[Job]:
+        """All jobs, newest first."""
+        if not self._adopted:
+            return reversed(self.jobs.values())
+        adopted = {id: job for id, job in self._adopted.items() if self.jobs.get(id) is job}
+        self._adopted = adopted
+        in_order = (job for job in reversed(self.jobs.values()) if job.id not in adopted)
+        returned = sorted(adopted.values(), key=_order_of, reverse=True)
+        return heapq.merge(in_order, returned, key=_order_of, reverse=True)
 
     def count_by_state(self) -> dict[State, int]:
         """How many jobs of each state are kept. Walks all of them: not for a hot path."""
@@ -180,6 +203,10 @@ class JobTable:
     def _drop_empty_lines(self) -> None:
         for ttl_s in [ttl_s for ttl_s, line in self._ended_by_ttl.items() if not line]:
             del self._ended_by_ttl[ttl_s]
+
+
+def _order_of(job: Job) -> int:
+    return job.order
 
 
 def ttl_of(job: Job) -> float | None:

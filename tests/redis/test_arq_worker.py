@@ -280,7 +280,8 @@ async def test_a_dangerous_pickle_becomes_a_dead_letter(server: RedisServer) -> 
         with pytest.raises(Exception, match="unable to deserialize job"):
             await job.result(timeout=5)
         dead: Any = await pool.hgetall(  # type: ignore[misc]
-            f"worker-runtime:dead:{job.job_id}")
+            f"worker-runtime:dead:{job.job_id}"
+        )
         assert b"builtins.print is not plain data" in dead[b"reason"]
         await pool.delete(f"arq:result:{job.job_id}")
         found = await worker.runtime.find(job.job_id)

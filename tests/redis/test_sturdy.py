@@ -426,9 +426,7 @@ async def test_what_a_retry_waits_for_outlives_the_enqueuers_day(server: RedisSe
             await eventually(lambda: client.ttl(key) > 3 * 86_400)
 
 
-async def test_no_error_ends_the_claims(
-    own_server: Any, caplog: pytest.LogCaptureFixture
-) -> None:
+async def test_no_error_ends_the_claims(own_server: Any, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.WARNING)
     server: RedisServer = own_server()
 

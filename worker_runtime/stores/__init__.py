@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
-from worker_runtime.job import Job, Transition
+from worker_runtime.job import Job, State, Transition
 from worker_runtime.task import TaskDefinition
 
 
@@ -83,4 +83,26 @@ class Store(Protocol):
 
     async def close(self) -> None:
         """Write what is pending and release the file or connection."""
+        ...
+
+
+@runtime_checkable
+class Archive(Protocol):
+    """A store that ended jobs can be listed in and deleted from."""
+
+    async def page(
+        self,
+        *,
+        states: Sequence[State],
+        queue: str | None,
+        task: str | None,
+        limit: int,
+        below: int | None,
+    ) -> list[Job]:
+        """Up to `limit` jobs in one of `states`, of `queue` and `task` where given, newest first,
+        of those whose `order` is under `below`. As recorded; memory may be ahead."""
+        ...
+
+    async def delete(self, job_ids: Sequence[str]) -> int:
+        """Forget the ended ones of these jobs, at most 1,000. Returns how many there were."""
         ...

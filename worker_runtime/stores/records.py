@@ -262,16 +262,17 @@ def decode_job(row: Columns, tasks: Callable[[str], TaskDefinition], *, checked:
     """
     task = tasks(row[2])
     args, kwargs = _decode(row[6])
-    try:
-        bound, named = task.signature.bind(tuple(args), kwargs, wire=True)
-    except InvalidArguments:
-        if checked:
-            raise
-        bound, named = tuple(args), kwargs
+    options = None if row[7] is None else _options(_decode_options(row[7]))
+    bound, named = tuple(args), kwargs
+    if options is None or options.takes_results is None:  # else some arguments are still to come
+        try:
+            bound, named = task.signature.bind(bound, named, wire=True)
+        except InvalidArguments:
+            if checked:
+                raise
     queue = task.queue if row[3] == task.queue else row[3]  # a million jobs share one string
     job = Job(row[1], task, bound, named, queue, row[4], row[0], row[5], _STATES[row[9]])
-    if row[7] is not None:
-        job.options = _options(_decode_options(row[7]))
+    job.options = options
     job.must_encode = bool(row[8])
     job.attempt, job.crashes, job.due_at = row[10], row[11], row[12] or 0.0
     job.started_at, job.ended_at = row[13], row[14]

@@ -18,7 +18,7 @@ from urllib.parse import parse_qsl, unquote
 import msgspec
 
 from worker_runtime.errors import ConfigurationError, InvalidArguments, PayloadTooLarge
-from worker_runtime.job import FAILED, TERMINAL_STATES, Job, Transition
+from worker_runtime.job import FAILED, TERMINAL_STATES, Job, State, Transition
 from worker_runtime.stores.archive import Archive
 from worker_runtime.stores.batch import Batch, Row
 from worker_runtime.stores.file_lock import FileLock
@@ -186,6 +186,22 @@ class SqliteStore:
 
     async def find(self, job_id: str) -> Job | None:
         return await self.archive.find(job_id)
+
+    async def page(
+        self,
+        *,
+        states: Sequence[State],
+        queue: str | None,
+        task: str | None,
+        limit: int,
+        below: int | None,
+    ) -> list[Job]:
+        return await self.archive.page(
+            states=states, queue=queue, task=task, limit=limit, below=below
+        )
+
+    async def delete(self, job_ids: Sequence[str]) -> int:
+        return await self.archive.delete(job_ids)
 
     async def load_note(self, key: str) -> str | None:
         rows = await self._reader.rows("SELECT text FROM worker_notes WHERE key = ?", (key,))
