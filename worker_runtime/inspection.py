@@ -160,12 +160,17 @@ class Inspection:
 
 def detail_of(job: Job) -> JobDetail:
     """The public snapshot of `job` with its attempts."""
+    return JobDetail(**msgspec.structs.asdict(describe(job)), attempts=attempts_of(job))
+
+
+def attempts_of(job: Job) -> tuple[AttemptInfo, ...]:
+    """The attempts of `job`, oldest first, a running one included."""
     earlier = [] if job.activity is None else job.activity.attempts
     attempts = [_attempt_info(record) for record in earlier]
     if job.started_at is not None:
         last = AttemptRecord(job.attempt, job.started_at, job.ended_at or 0.0, job.failure)
         attempts.append(_attempt_info(last))
-    return JobDetail(**msgspec.structs.asdict(describe(job)), attempts=tuple(attempts))
+    return tuple(attempts)
 
 
 def _attempt_info(record: AttemptRecord) -> AttemptInfo:

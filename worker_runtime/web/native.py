@@ -15,7 +15,7 @@ from aiohttp import web
 from prometheus_client import Metric
 
 from worker_runtime.enqueue import Call, EnqueueOptions
-from worker_runtime.errors import Unavailable, WorkerRuntimeError
+from worker_runtime.errors import InvalidJob, Unavailable, UnknownJob, WorkerRuntimeError
 from worker_runtime.handle import JobHandle
 from worker_runtime.job import CANCELLED, Job, State
 from worker_runtime.runtime import Runtime
@@ -26,6 +26,7 @@ from worker_runtime.web.native_wire import (
     NewJob,
     document_of,
     options_of,
+    shown_job,
     task_document,
 )
 from worker_runtime.web.wire import Body, Rejection, answer, number, rejection_of
@@ -34,7 +35,7 @@ WAIT_MAX_S = 60.0
 BATCH_JOBS_MAX = 10_000
 NDJSON_TYPE = "application/x-ndjson"
 _NDJSON_TYPES = frozenset({NDJSON_TYPE, "application/ndjson", "application/jsonl"})
-_FILTERS = frozenset({"state", "queue", "task", "limit", "cursor"})
+_FILTERS = frozenset({"state", "queue", "task", "limit"})
 _STATES = {str(state): state for state in State}
 
 
@@ -61,7 +62,9 @@ class Native:
         return [
             web.post(f"{at}/jobs", self._create),
             web.get(f"{at}/jobs", self._list),
+            web.delete(f"{at}/jobs", self._delete_many),
             web.post(f"{at}/jobs/batch", self._create_batch),
+            web.post(f"{at}/jobs/retry", self._retry_many),
             web.get(f"{at}/jobs/{{id}}", self._show),
             web.delete(f"{at}/jobs/{{id}}", self._cancel),
             web.post(f"{at}/jobs/{{id}}/retry", self._retry),
@@ -70,6 +73,7 @@ class Native:
             web.post(f"{at}/queues/{{name}}/pause", self._pause),
             web.post(f"{at}/queues/{{name}}/resume", self._resume),
             web.get(f"{at}/tasks", self._tasks),
+            web.get(f"{at}/cron", self._crons),
         ]
 
     def health(self) -> Mapping[str, Any]:
@@ -102,9 +106,8 @@ class Native:
         """202 and where to look, or with `?wait_s=` 200 and the ended job."""
         wait_s = _wait_s(request)
         new = await self._new_job.read(request)
-        handle = await self._runtime.enqueue_with(
-            options_of(new), new.task, tuple(new.args), new.kwargs
-        )
+        options = options_of(new, await self._parents(new)) if new.after else options_of(new)
+        handle = await self._runtime.enqueue_with(options, new.task, tuple(new.args), new.kwargs)
         job = handle.job
         if wait_s and await self._ended_within(job, wait_s):
             return self._job_answer(request, job, 200)
@@ -115,30 +118,26 @@ class Native:
         job = await self._runtime.job(request.match_info["id"])
         if wait_s:
             await self._ended_within(job, wait_s)
-        return self._job_answer(request, job, 200)
+        packed = wire.wants_msgpack(request)
+        return answer(request, shown_job(job, packed=packed, bytes_max=self._result_bytes_max))
 
     async def _list(self, request: web.Request) -> web.Response:
-        query = request.query
-        for name in query:
-            if name not in _FILTERS:
-                allowed = ", ".join(sorted(_FILTERS))
-                detail = f"unknown parameter `{name[:64]}`; allowed: {allowed}"
-                raise Rejection(422, "invalid_query", detail)
-        word = query.get("state")
-        if word is not None and word not in _STATES:
-            detail = f"`state`: must be one of {', '.join(_STATES)}, not {word[:40]!r}"
-            raise Rejection(422, "invalid_query", detail)
+        state = _state(request, _FILTERS | {"cursor"})
         page = await self._runtime.list_jobs(
-            state=None if word is None else _STATES[word],
-            queue=query.get("queue"),
-            task=query.get("task"),
-            limit=int(number(request, "limit", low=1, high=1000, default=100, is_whole=True)),
-            cursor=query.get("cursor"),
+            state=state,
+            queue=request.query.get("queue"),
+            task=request.query.get("task"),
+            limit=_limit(request, 100),
+            cursor=request.query.get("cursor"),
         )
         return answer(request, page)
 
     async def _cancel(self, request: web.Request) -> web.Response:
-        """200: it has ended as cancelled. 202: it was told to stop. 409: it had ended otherwise."""
+        """200: it has ended as cancelled. 202: it was told to stop. 409: it had ended otherwise.
+        With `?purge=true`, 204: it had ended and is kept no longer. 409: it has not ended."""
+        if _flag(request, "purge"):
+            await self._runtime.delete(request.match_info["id"])
+            return web.Response(status=204)
         job = await self._runtime.job(request.match_info["id"])
         accepted = await self._runtime.cancel(job.id)
         if not accepted and job.state is not CANCELLED:
@@ -151,6 +150,29 @@ class Native:
         return self._job_answer(request, handle.job, 202, headers)
 
     # Many jobs at once
+
+    async def _retry_many(self, request: web.Request) -> web.Response:
+        """202 and the ids of the failed (with `?state=`, cancelled) jobs that run again."""
+        result = await self._runtime.retry_many(
+            state=_state(request, _FILTERS) or State.FAILED,
+            queue=request.query.get("queue"),
+            task=request.query.get("task"),
+            limit=_limit(request, 1000),
+        )
+        return answer(request, result, 202)
+
+    async def _delete_many(self, request: web.Request) -> web.Response:
+        """200 and the ids of the ended jobs that are kept no longer. `?state=` must say which."""
+        state = _state(request, _FILTERS)
+        if state is None:
+            raise Rejection(422, "invalid_query", "`state` is needed: completed, failed, cancelled")
+        result = await self._runtime.delete_many(
+            state=state,
+            queue=request.query.get("queue"),
+            task=request.query.get("task"),
+            limit=_limit(request, 1000),
+        )
+        return answer(request, result)
 
     async def _create_batch(self, request: web.Request) -> web.Response:
         """One answer per item, in order: each is accepted or refused on its own."""
@@ -204,7 +226,8 @@ class Native:
                 if isinstance(item, Rejection):
                     raise item
                 call = Call[Any](item.task, tuple(item.args), item.kwargs or {})
-                calls.append((options_of(item), call))
+                after = await self._parents(item) if item.after else ()
+                calls.append((options_of(item, after), call))
             except (Rejection, WorkerRuntimeError) as error:
                 refused[place] = error
         enqueued = await self._runtime.enqueue_each(calls)
@@ -240,7 +263,17 @@ class Native:
     async def _tasks(self, request: web.Request) -> web.Response:
         return answer(request, {"tasks": [task_document(task) for task in self._runtime.tasks]})
 
+    async def _crons(self, request: web.Request) -> web.Response:
+        return answer(request, {"cron": self._runtime.crons()})
+
     # Inside
+
+    async def _parents(self, new: NewJob) -> list[JobHandle[Any]]:
+        """Raises InvalidJob where a job that is to come first is not kept."""
+        try:
+            return [await self._runtime.find(job_id) for job_id in new.after]
+        except UnknownJob as error:
+            raise InvalidJob(f"`after`: {error}") from None
 
     async def _ended_within(self, job: Job, seconds: float) -> bool:
         """Whether the job ended in time. The job was accepted, so that not being able to wait for
@@ -270,6 +303,31 @@ class Native:
         packed = wire.wants_msgpack(request)
         document = document_of(job, packed=packed, bytes_max=self._result_bytes_max)
         return answer(request, document, status, headers)
+
+
+def _state(request: web.Request, allowed: frozenset[str]) -> State | None:
+    """The state that `?state=` names. Raises Rejection, also for a parameter not in `allowed`."""
+    for name in request.query:
+        if name not in allowed:
+            detail = f"unknown parameter `{name[:64]}`; allowed: {', '.join(sorted(allowed))}"
+            raise Rejection(422, "invalid_query", detail)
+    word = request.query.get("state")
+    if word is not None and word not in _STATES:
+        detail = f"`state`: must be one of {', '.join(_STATES)}, not {word[:40]!r}"
+        raise Rejection(422, "invalid_query", detail)
+    return None if word is None else _STATES[word]
+
+
+def _limit(request: web.Request, default: int) -> int:
+    return int(number(request, "limit", low=1, high=1000, default=default, is_whole=True))
+
+
+def _flag(request: web.Request, name: str) -> bool:
+    word = request.query.get(name, "false")
+    if word not in ("true", "false"):
+        detail = f"`{name}`: must be true or false, not {word[:40]!r}"
+        raise Rejection(422, "invalid_query", detail)
+    return word == "true"
 
 
 def _wait_s(request: web.Request) -> float:

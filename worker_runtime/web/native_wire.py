@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any, Literal
 
 import msgspec
 
 from worker_runtime.enqueue import WIRE, EnqueueOptions, enqueue_options
+from worker_runtime.handle import JobHandle
+from worker_runtime.inspection import AttemptInfo, attempts_of
 from worker_runtime.job import COMPLETED, PRIORITY_NAMES, Job, JobInfo, Priority, describe
 from worker_runtime.signature import Signature
 from worker_runtime.task import TaskDefinition
@@ -18,7 +20,8 @@ from worker_runtime.web.wire import encode_json, encode_msgpack
 class NewJob(msgspec.Struct, forbid_unknown_fields=True, gc=False):
     """A job to be. All but `task` may be left out; then it is as the task's policy says.
 
-    `timeout_s: null` means no limit. `at` is a time with an offset, instead of `delay_s`.
+    `timeout_s: null` means no limit. `at` is a time with an offset, instead of `delay_s`. `after`
+    names kept jobs that have to complete first. `Runtime.options` says what the rest means.
     """
 
     task: str
@@ -33,13 +36,20 @@ class NewJob(msgspec.Struct, forbid_unknown_fields=True, gc=False):
     result_ttl_s: float | msgspec.UnsetType = msgspec.UNSET
     expires_s: float | None = None
     label: str | None = None
+    key: str | None = None
+    unique_key: str | None = None
+    unique_for_s: float | None = None
+    after: tuple[str, ...] = ()
 
 
-_OPTION_DEFAULTS = (None, None, None, None, None, msgspec.UNSET, msgspec.UNSET, None, None)
+_OPTION_DEFAULTS = (
+    *(None, None, None, None, None, msgspec.UNSET, msgspec.UNSET, None, None),
+    *(None, None, None, ()),
+)
 
 
-def options_of(new: NewJob) -> EnqueueOptions:
-    """Raises InvalidJob."""
+def options_of(new: NewJob, after: Sequence[JobHandle[Any]] = ()) -> EnqueueOptions:
+    """`after` are the jobs that `new.after` names. Raises InvalidJob."""
     given = (
         new.id,
         new.queue,
@@ -50,6 +60,10 @@ def options_of(new: NewJob) -> EnqueueOptions:
         new.result_ttl_s,
         new.expires_s,
         new.label,
+        new.key,
+        new.unique_key,
+        new.unique_for_s,
+        new.after,
     )
     if given == _OPTION_DEFAULTS:
         return WIRE
@@ -63,6 +77,10 @@ def options_of(new: NewJob) -> EnqueueOptions:
         result_ttl_s=new.result_ttl_s,
         expires_s=new.expires_s,
         label=new.label,
+        key=new.key,
+        unique_key=new.unique_key,
+        unique_for_s=new.unique_for_s,
+        after=after,
         wire=True,
     )
 
@@ -73,6 +91,12 @@ class JobDocument(JobInfo, frozen=True):
 
     result: Any = None
     result_error: str | None = None
+
+
+class ShownJob(JobDocument, frozen=True):
+    """A job asked for by its id: with its attempts, oldest first."""
+
+    attempts: tuple[AttemptInfo, ...] = ()
 
 
 class BatchItem(msgspec.Struct, omit_defaults=True, gc=False):
@@ -97,6 +121,12 @@ def document_of(job: Job, *, packed: bool, bytes_max: int) -> JobDocument:
         problem = f"the result takes {len(encoded)} bytes encoded, {bytes_max} are shown"
         return msgspec.structs.replace(document, result_error=problem)
     return msgspec.structs.replace(document, result=msgspec.Raw(encoded))
+
+
+def shown_job(job: Job, *, packed: bool, bytes_max: int) -> ShownJob:
+    """`document_of` with the job's attempts."""
+    document = document_of(job, packed=packed, bytes_max=bytes_max)
+    return ShownJob(**msgspec.structs.asdict(document), attempts=attempts_of(job))
 
 
 class TaskDocument(msgspec.Struct):
