@@ -32,6 +32,11 @@ def ended(task_name: str, state: str, reason: str = "") -> tuple[str, tuple[tupl
     return "worker_runtime_jobs_ended_total", labels
 
 
+@task(run_in="process")
+def triple(n: int) -> int:
+    return 3 * n
+
+
 @task
 async def double(n: int) -> int:
     return 2 * n
@@ -143,3 +148,16 @@ async def test_names_follow_the_conventions() -> None:
             assert set(sample.labels) <= {
                 "task", "state", "reason", "queue", "executor", "le", "version", "python"
             }  # fmt: skip
+
+
+async def test_children_are_counted_by_state_and_by_why_they_ended() -> None:
+    async with Runtime([double, triple], processes=1) as runtime:
+        assert await (await runtime.enqueue(triple, 2)).result(timeout_s=10) == 6
+        samples = scrape(runtime)
+    assert samples["worker_runtime_children", (("state", "idle"),)] == 1
+    assert samples["worker_runtime_children", (("state", "busy"),)] == 0
+    assert samples["worker_runtime_children_ended_total", (("reason", "crashed"),)] == 0
+    assert samples["worker_runtime_children_encode_seconds_total", ()] > 0
+    assert samples["worker_runtime_children_transfer_seconds_total", ()] > 0
+    async with Runtime([double]) as runtime:
+        assert not any("children" in name for name, _ in scrape(runtime))

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 import platform
+from collections import Counter
 from collections.abc import Iterator
 
 from prometheus_client import PlatformCollector, ProcessCollector, generate_latest
@@ -23,6 +24,7 @@ from prometheus_client.metrics_core import (
 from prometheus_client.registry import Collector, CollectorRegistry
 
 from worker_runtime import __version__
+from worker_runtime.executors.work import ChildState
 from worker_runtime.job import CANCELLED, COMPLETED, FAILED
 from worker_runtime.runtime import Runtime
 from worker_runtime.task import DURATION_BUCKETS_S, TaskDefinition
@@ -34,6 +36,13 @@ _EXECUTOR_FIGURES = {
     "busy": "Threads or child processes that run an attempt.",
     "waiting": "Attempts that wait for a thread or child process.",
     "abandoned": "Attempts that were given up and still hold a coroutine, thread or child.",
+}
+
+
+_CHILDREN_SECONDS = {
+    "queue_wait": "Time that calls waited for a child process.",
+    "encode": "Time spent on encoding calls for child processes.",
+    "transfer": "Time that calls spent on the way to and from child processes.",
 }
 
 
@@ -53,6 +62,7 @@ class RuntimeCollector(Collector):
         yield self._durations()
         yield from self._queues()
         yield from self._executors()
+        yield from self._children()
         yield from self._process()
 
     def _jobs(self) -> Iterator[Metric]:
@@ -132,6 +142,31 @@ class RuntimeCollector(Collector):
                 if value is not None:  # the event loop has no size
                     gauge.add_metric([name], value)
         yield from gauges.values()
+
+    def _children(self) -> Iterator[Metric]:
+        """Of the process executor, where there is one."""
+        executor = self._runtime.parts.executors.get("process")
+        if executor is None:
+            return
+        statistics = executor.statistics()
+        states = GaugeMetricFamily(
+            "worker_runtime_children", "Child processes by what they do.", labels=["state"]
+        )
+        counts = Counter(child["state"] for child in statistics["children"])
+        for state in ChildState:
+            states.add_metric([state], counts[state])
+        yield states
+        replaced = CounterMetricFamily(
+            "worker_runtime_children_ended_total",
+            "Child processes that ended, by why: replaced, not needed any more, or never warm.",
+            labels=["reason"],
+        )
+        for reason, count in statistics["restarts"].items():
+            replaced.add_metric([reason], count)
+        yield replaced
+        for figure, text in _CHILDREN_SECONDS.items():
+            name = f"worker_runtime_children_{figure}_seconds_total"
+            yield CounterMetricFamily(name, text, value=statistics[f"{figure}_s"])
 
     def _process(self) -> Iterator[Metric]:
         runtime, parts = self._runtime, self._runtime.parts

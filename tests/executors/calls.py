@@ -124,6 +124,11 @@ class Pool:
         return self.executor.statistics()
 
     @property
+    def restarts(self) -> dict[str, int]:
+        """Children that ended, by reason."""
+        return {k: n for k, n in self.statistics["restarts"].items() if n}
+
+    @property
     def pids(self) -> list[int]:
         return [child["pid"] for child in self.statistics["children"]]
 

@@ -74,7 +74,7 @@ async def test_whatever_is_raised_arrives_as_a_remote_failure(kind: str) -> None
         assert (error.error_type, error.error) == (kind, "on purpose")
         assert "process_tasks.py" in error.traceback
         assert await pool.run(tasks.add, 1) == 2
-        assert pool.statistics["restarts"] == {}
+        assert pool.restarts == {}
 
 
 async def test_an_exception_that_does_not_unpickle_keeps_its_lineage() -> None:
@@ -360,7 +360,7 @@ async def test_children_are_added_by_backlog_and_retired_when_idle(tmp_path: Pat
         for call in calls:
             await call.error()
         await eventually(lambda: pool.statistics["size"] == 1 and len(pool.pids) == 1)
-        assert pool.statistics["restarts"] == {"idle": 2}
+        assert pool.restarts == {"idle": 2}
 
 
 async def test_a_child_is_replaced_after_its_number_of_jobs() -> None:
@@ -381,7 +381,7 @@ async def test_a_child_that_grew_is_replaced() -> None:
             return bool(await pool.run(tasks.own_pid) != before)
 
         await eventually(is_replaced)
-        await eventually(lambda: pool.statistics["restarts"] == {"memory_grown": 1})
+        await eventually(lambda: pool.restarts == {"memory_grown": 1})
 
 
 async def test_setup_runs_once_in_each_child_and_is_left(tmp_path: Path) -> None:
@@ -412,10 +412,10 @@ async def test_a_broken_setup_is_reported_once_and_tried_with_growing_pauses(
     with Records("worker_runtime.executors") as seen:
         async with process_pool(tasks.describe_context, setup=setup) as pool:
             call = pool.call(tasks.describe_context)
-            await eventually(lambda: pool.statistics["restarts"].get("start_failed") == 2)
+            await eventually(lambda: pool.restarts.get("start_failed") == 2)
             Path(tmp_path, "ready").touch()
             assert (await call.result())["state"] == "ready"
-            assert pool.statistics["restarts"] == {"start_failed": 2}
+            assert pool.restarts == {"start_failed": 2}
     errors = [message for message in seen.messages if "could not be set up" in message]
     assert len(errors) == 1
     assert "RuntimeError: not yet" in errors[0]

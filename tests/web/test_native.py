@@ -545,3 +545,23 @@ async def test_tasks_are_shown_with_the_schema_of_their_parameters(worker: Worke
     assert point["properties"]["point"] == {"$ref": "#/$defs/Point"}
     assert point["$defs"]["Point"]["required"] == ["x"]
     assert shown["hold"]["parameters"]["properties"] == {}  # the context is not a parameter
+
+
+@task(run_in="process")
+def halve(number: int) -> float:
+    return number / 2
+
+
+async def test_executors_are_shown_with_each_child() -> None:
+    async with serving(halve) as worker:
+        handle = await worker.runtime.enqueue(halve, 3)
+        assert await handle.result(timeout_s=10) == 1.5
+        shown = (await worker.ask("GET", "/v1/executors")).document
+    assert set(shown) == {"loop", "thread", "process"}
+    (child,) = shown["process"]["children"]
+    assert child["state"] == "idle"
+    assert child["jobs_done"] == 1
+    assert child["job_id"] is None
+    assert child["pid"] > 0
+    assert child["age_s"] > 0
+    assert child["memory_bytes"] > 0

@@ -5,14 +5,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
 from typing import Any
 
 import msgspec
 
 from worker_runtime.context import RecordReporter
 from worker_runtime.error_text import error_text
-from worker_runtime.errors import JobInterrupted, RemoteFailure, RunAgain
+from worker_runtime.errors import ChildCrashed, JobInterrupted, RemoteFailure, RunAgain
 from worker_runtime.executors import wire
 from worker_runtime.executors.output import OutputReader
 from worker_runtime.job import Job
@@ -38,10 +37,12 @@ class ChildMessages:
         self._stdout = OutputReader(loop, stdout, lambda line: self._log_output("stdout", line))
         self._stderr = OutputReader(loop, stderr, lambda line: self._log_output("stderr", line))
 
-    @property
-    def stderr_tail(self) -> Sequence[str]:
-        """The last lines that the running job wrote to stderr."""
-        return self._stderr.tail
+    def crash(self, clause: str, note: str) -> ChildCrashed:
+        """The error for a job whose child ended as `clause` says, with what it last wrote."""
+        text = f"child process {self.pid} {clause}"
+        if self._stderr.tail:
+            text += "; its last output:\n" + "\n".join(self._stderr.tail)
+        return ChildCrashed(text, note=note, retryable=note != "memory_limit")
 
     def begin_job(self, job: Job) -> None:
         if self._stdout.was_heard:

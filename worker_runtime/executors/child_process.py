@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import enum
 import os
 import pickle
 import signal
@@ -16,27 +15,23 @@ from typing import Any
 from worker_runtime.errors import ChildCrashed
 from worker_runtime.executors import memory_file, wire
 from worker_runtime.executors.child_messages import ChildMessages, error_of, undecodable
+from worker_runtime.executors.output import output_pipe
 from worker_runtime.executors.spawner import describe_status
-from worker_runtime.executors.work import ChildKeeper, Work, WorkLine
+from worker_runtime.executors.work import (
+    BUSY,
+    IDLE,
+    LEAVING,
+    STARTING,
+    ChildKeeper,
+    Work,
+    WorkLine,
+)
 
 LINE_S = 0.002
 """How much work may be in a child, judged by how long its last job took."""
 
 _PREFETCH_BYTES_MAX = 16_384
 _LINE_MAX = 16
-
-
-class ChildState(enum.StrEnum):
-    STARTING = "starting"
-    IDLE = "idle"
-    BUSY = "busy"
-    LEAVING = "leaving"  # retired, failed or killed: it gets no more work
-
-
-STARTING = ChildState.STARTING
-IDLE = ChildState.IDLE
-BUSY = ChildState.BUSY
-LEAVING = ChildState.LEAVING
 
 
 class ChildProcess:
@@ -79,13 +74,11 @@ class ChildProcess:
             self._requests, self._requests_child_end = socket.socketpair(
                 socket.AF_UNIX, wire.BOUNDED_SOCKET
             )
-            undo.callback(self._requests.close)
-            undo.callback(self._requests_child_end.close)
             self._channel, channel = socket.socketpair()
-            undo.callback(self._channel.close)
-            undo.callback(channel.close)
-            stdout, stdout_writer = _pipe(undo)
-            stderr, stderr_writer = _pipe(undo)
+            for end in (self._requests, self._requests_child_end, self._channel, channel):
+                undo.callback(end.close)
+            stdout, stdout_writer = output_pipe(undo)
+            stderr, stderr_writer = output_pipe(undo)
             undo.pop_all()
         self._requests.setblocking(False)
         self._requests.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 2 * wire.REQUEST_BYTES_MAX)
@@ -191,16 +184,13 @@ class ChildProcess:
 
     def crashed(self, status: int | None) -> ChildCrashed:
         """The error for the work that died with the child."""
-        clause, note = describe_status(status)
         if self._is_out_of_memory or self.leave_reason == "memory_limit":
             clause, note = "ran out of the memory it is allowed", "memory_limit"
-        elif note == "sigkill" and not self._was_signalled:
-            clause += ", not by this runtime; perhaps for lack of memory"
-        text = f"child process {self.pid} {clause}"
-        tail = self._messages.stderr_tail
-        if tail:
-            text += "; its last output:\n" + "\n".join(tail)
-        return ChildCrashed(text, note=note, retryable=note != "memory_limit")
+        else:
+            clause, note = describe_status(status)
+            if note == "sigkill" and not self._was_signalled:
+                clause += ", not by this runtime; perhaps for lack of memory"
+        return self._messages.crash(clause, note)
 
     def drain(self) -> None:
         """Take in everything that a dead child left in its channel and pipes."""
@@ -296,7 +286,7 @@ class ChildProcess:
             self._release(work)
             self._line.taken_back(self, [])
             return False
-        taken = []
+        taken = self.take_back()
         while self._receive():
             pass
         self._line.taken_back(self, [w for w in taken if w is not work])
@@ -406,16 +396,6 @@ class ChildProcess:
 
     def _receive_shared(self, payload: bytes) -> tuple[Any, BaseException | None]:
         try:
-            _, descriptors = wire.receive(self._requests, 1, 1)
-            if not descriptors:
-                raise OSError("too many open files to take in the result")
-            return memory_file.read_segments(descriptors[0], wire.decode_sizes(payload)), None
+            return memory_file.receive_segments(self._requests, wire.decode_sizes(payload)), None
         except (OSError, ValueError) as error:
             return None, error
-
-
-def _pipe(undo: contextlib.ExitStack) -> tuple[int, int]:
-    reader, writer = os.pipe()
-    undo.callback(os.close, reader)
-    undo.callback(os.close, writer)
-    return reader, writer

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import mmap
 import os
+import socket
 import sys
 import tempfile
 import weakref
 from collections.abc import Iterator, Sequence
 
-from worker_runtime.executors.wire import layout
+from worker_runtime.executors import wire
 
 CHUNK_BYTES = 4 << 20
 
@@ -38,7 +39,7 @@ class Upload:
 
     def __init__(self, segments: Sequence[memoryview]) -> None:
         self.sizes = [segment.nbytes for segment in segments]
-        offsets, total = layout(self.sizes)
+        offsets, total = wire.layout(self.sizes)
         self.descriptor = create()
         try:
             os.ftruncate(self.descriptor, total)
@@ -65,13 +66,22 @@ class Upload:
                 yield written
 
 
+def receive_segments(source: socket.socket, sizes: Sequence[int]) -> list[memoryview]:
+    """Those of the file whose descriptor comes over `source`. Raises OSError where there is none,
+    which is how the kernel says that this process may open no more."""
+    _, descriptors = wire.receive(source, 1, 1)
+    if not descriptors:
+        raise OSError("too many open files to take in a large value")
+    return read_segments(descriptors[0], sizes)
+
+
 def read_segments(descriptor: int, sizes: Sequence[int]) -> list[memoryview]:
     """The segments of a received file, writable and without a copy. Closes the descriptor.
 
     The memory lives for as long as any of the segments does.
     """
     try:
-        offsets, total = layout(sizes)
+        offsets, total = wire.layout(sizes)
         whole = memoryview(_map(descriptor, total))
     finally:
         os.close(descriptor)

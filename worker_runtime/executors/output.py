@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 from collections import deque
 from collections.abc import Callable
@@ -95,3 +96,11 @@ class OutputReader:
         self.tail.append(text[:TAIL_LINE_CHARS_MAX])
         if self._lines <= LINES_PER_JOB_MAX:
             self._sink(text)
+
+
+def output_pipe(undo: contextlib.ExitStack) -> tuple[int, int]:
+    """A pipe's reading and writing end, closed again where `undo` is left with them in it."""
+    reader, writer = os.pipe()
+    undo.callback(os.close, reader)
+    undo.callback(os.close, writer)
+    return reader, writer

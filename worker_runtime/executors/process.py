@@ -22,10 +22,10 @@ import msgspec
 
 from worker_runtime.errors import ConfigurationError, ExecutorFull
 from worker_runtime.executors import Call, wire
-from worker_runtime.executors.child_process import BUSY, IDLE, LEAVING, STARTING, ChildProcess
+from worker_runtime.executors.child_process import ChildProcess
 from worker_runtime.executors.supervisor import Supervisor
 from worker_runtime.executors.task_catalogue import catalogue
-from worker_runtime.executors.work import Work
+from worker_runtime.executors.work import BUSY, IDLE, LEAVING, STARTING, Work
 from worker_runtime.job import StopReason
 from worker_runtime.settings import ProcessSettings
 from worker_runtime.task import TaskDefinition

@@ -8,15 +8,21 @@ import logging
 import os
 import signal
 import time
-from collections import Counter
 from typing import Any
 
 import psutil
 
-from worker_runtime.executors.child_process import BUSY, IDLE, LEAVING, STARTING, ChildProcess
+from worker_runtime.executors.child_process import ChildProcess
 from worker_runtime.executors.spawner import Spawner, describe_status, retry_delay_s
 from worker_runtime.executors.task_catalogue import TaskCatalogue
-from worker_runtime.executors.work import WorkLine
+from worker_runtime.executors.work import (
+    BUSY,
+    IDLE,
+    LEAVING,
+    REPLACED,
+    STARTING,
+    WorkLine,
+)
 from worker_runtime.settings import ProcessSettings
 
 logger = logging.getLogger("worker_runtime.executors")
@@ -42,7 +48,7 @@ class Supervisor:
         self.children: dict[int, ChildProcess] = {}  # by token
         self.leaving: dict[int, ChildProcess] = {}
         self.abandoned: set[int] = set()
-        self.restarts: Counter[str] = Counter()
+        self.restarts = dict.fromkeys(REPLACED, 0)
         self._limits = limits
         self._line = line
         self._by_pid: dict[int, ChildProcess] = {}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import enum
 from typing import TYPE_CHECKING, Any, Protocol
 
 from worker_runtime.executors import Call
@@ -40,6 +41,33 @@ class Work(asyncio.Future[Any]):
         if not self.done():
             self.line.forsaken(self)
         return super().cancel(msg)
+
+
+class ChildState(enum.StrEnum):
+    STARTING = "starting"
+    IDLE = "idle"
+    BUSY = "busy"
+    LEAVING = "leaving"  # retired, failed or killed: it gets no more work
+
+
+STARTING = ChildState.STARTING
+IDLE = ChildState.IDLE
+BUSY = ChildState.BUSY
+LEAVING = ChildState.LEAVING
+
+
+REPLACED = (
+    "crashed",
+    "cancel",
+    "timeout",
+    "shutdown",
+    "memory_limit",
+    "memory_grown",
+    "jobs_done",
+    "idle",
+    "start_failed",
+)
+"""Why a child is replaced, or not kept: all the words that statistics count by."""
 
 
 class WorkLine(Protocol):

@@ -74,6 +74,7 @@ class Native:
             web.post(f"{at}/queues/{{name}}/resume", self._resume),
             web.get(f"{at}/tasks", self._tasks),
             web.get(f"{at}/cron", self._crons),
+            web.get(f"{at}/executors", self._executors),
         ]
 
     def health(self) -> Mapping[str, Any]:
@@ -265,6 +266,13 @@ class Native:
 
     async def _crons(self, request: web.Request) -> web.Response:
         return answer(request, {"cron": self._runtime.crons()})
+
+    async def _executors(self, request: web.Request) -> web.Response:
+        """Each executor's figures; of the process executor also its children, one by one."""
+        executors = self._runtime.parts.executors
+        return answer(
+            request, {name: executor.statistics() for name, executor in executors.items()}
+        )
 
     # Inside
 
