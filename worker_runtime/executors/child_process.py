@@ -71,9 +71,7 @@ class ChildProcess:
     def _open(self) -> None:
         """Make the sockets and pipes. Raises OSError and leaves none behind."""
         with contextlib.ExitStack() as undo:
-            self._requests, self._requests_child_end = socket.socketpair(
-                socket.AF_UNIX, wire.BOUNDED_SOCKET
-            )
+            self._requests, self._requests_child_end = socket.socketpair(type=wire.BOUNDED_SOCKET)
             self._channel, channel = socket.socketpair()
             for end in (self._requests, self._requests_child_end, self._channel, channel):
                 undo.callback(end.close)
