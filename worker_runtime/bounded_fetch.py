@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import io
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,6 +13,7 @@ import msgspec
 _decode = msgspec.json.Decoder().decode
 _encode = msgspec.json.Encoder().encode
 _TEXT_CHARS_MAX = 200
+_COPIED_BYTES_MAX = 1 << 19
 
 
 class FetchFailed(Exception):
@@ -58,9 +60,11 @@ async def fetch(
     headers = {"Accept": "application/json"}
     if token is not None:
         headers["Authorization"] = f"Bearer {token}"
-    body = None
+    body: bytes | io.BytesIO | None = None
     if json is not None:
-        body = _encode(json)
+        encoded = _encode(json)
+        # aiohttp warns of large bodies that it would copy at once.
+        body = encoded if len(encoded) < _COPIED_BYTES_MAX else io.BytesIO(encoded)
         headers["Content-Type"] = "application/json"
     try:
         async with (
