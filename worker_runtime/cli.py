@@ -125,6 +125,41 @@ def run(
         leave(code)
 
 
+_urls = click.argument("urls", nargs=-1, required=True, metavar="URL...")
+_token = click.option("--token", envvar="WORKER_TOKEN", help="Bearer token.  [env: WORKER_TOKEN]")
+
+
+@main.group()
+def fleet() -> None:
+    """Look at many workers at once."""
+
+
+@fleet.command()
+@_urls
+@_token
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+def status(urls: tuple[str, ...], token: str | None, as_json: bool) -> None:
+    """Print every worker's health once; exit 1 if one cannot be reached.
+
+    URL is a worker's, or that of a backend that lists its workers.
+    """
+    from worker_runtime.top import print_status
+
+    sys.exit(print_status(urls, token=token, as_json=as_json))
+
+
+@main.command()
+@_urls
+@_token
+@click.option("--interval", default=1.0, type=click.FloatRange(0.1, 3600), help="Seconds.")
+@click.option("--count", default=0, type=click.IntRange(0), help="End after so many looks.")
+def top(urls: tuple[str, ...], token: str | None, interval: float, count: int) -> None:
+    """Watch workers live: load, queue, CPU, memory, jobs ended per second."""
+    from worker_runtime.top import watch_live
+
+    watch_live(urls, token=token, interval_s=interval, looks_max=count)
+
+
 def _check(target: str | None, options: ListenOptions) -> int:
     from worker_runtime.health_check import check_health
     from worker_runtime.target import arq_settings

@@ -176,6 +176,7 @@ class Fleet:
 
     async def _check(self, member: Member) -> None:
         timeout_s = self.settings.check_timeout_s
+        began_at = time.monotonic()
         try:
             answer = await self._ask(
                 member, "GET", "/health", timeout_s=timeout_s, bytes_max=HEALTH_BYTES_MAX
@@ -187,6 +188,7 @@ class Fleet:
         if answer.status != 200 or not isinstance(health, dict):
             self._failed(member, f"answered {answer.status}: {answer.text()}")
             return
+        member.latency_s = time.monotonic() - began_at
         self.members.healthy(member, health)
 
     def _failed(self, member: Member, text: str) -> None:

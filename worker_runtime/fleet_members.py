@@ -63,6 +63,7 @@ class Load(msgspec.Struct, frozen=True):
     active: float = 0.0
     waiting: float = 0.0
     cpu_percent: float = 0.0
+    memory_percent: float = 0.0
 
     @property
     def score(self) -> float:
@@ -86,6 +87,7 @@ class Member:
         self.failure_text: str | None = None
         self.checked_at: float | None = None
         self.healthy_at = time.time()
+        self.latency_s: float | None = None
         self.in_flight = 0
         self.chosen_count = 0
         self.credit = 0.0
@@ -121,6 +123,7 @@ class Member:
                 "active_tasks": self.load.active,
                 "queue_size": self.load.waiting,
                 "cpu_percent": self.load.cpu_percent,
+                "memory_percent": self.load.memory_percent,
                 "last_failure": self.failure_text,
             },
         }
@@ -191,6 +194,7 @@ class Members:
             active=_number(health.get("active_tasks", health.get("currentLoad"))),
             waiting=_number(health.get("queue_size", health.get("queueDepth"))),
             cpu_percent=min(100.0, _number(health.get("cpu_percent"))),
+            memory_percent=min(100.0, _number(health.get("memory_percent"))),
         )
 
     def failed(self, member: Member, text: str) -> None:
