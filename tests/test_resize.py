@@ -46,6 +46,27 @@ async def test_a_larger_concurrency_starts_waiting_jobs_at_once() -> None:
         await eventually(lambda: runtime.queue_info("default").running == 0)
 
 
+async def test_a_smaller_concurrency_is_reached_as_jobs_end() -> None:
+    released = asyncio.Semaphore(0)
+    ended = 0
+
+    @task
+    async def held() -> None:
+        nonlocal ended
+        await released.acquire()
+        ended += 1
+
+    async with Runtime([held], concurrency=3) as runtime:
+        for _ in range(6):
+            await runtime.enqueue(held)
+        runtime.resize("default", concurrency=1)
+        for count, running in enumerate((2, 1, 1, 1, 1, 0), start=1):
+            released.release()
+            await eventually(lambda count=count: ended == count)  # type: ignore[misc]
+            await asyncio.sleep(0)  # the slot has had its turn to take another
+            assert runtime.queue_info("default").running == running
+
+
 async def test_a_smaller_capacity_keeps_what_waits_and_refuses_more() -> None:
     async with Runtime([add], queue_capacity=10) as runtime:
         runtime.pause("default")

@@ -280,6 +280,21 @@ async def test_a_body_that_never_comes_is_408(monkeypatch: pytest.MonkeyPatch) -
         await writer.wait_closed()
 
 
+async def test_a_body_without_end_is_413_as_soon_as_it_is_too_large() -> None:
+    async with serving(add, dialects=("sandbox",), payload_bytes_max=1000) as worker:
+        host, _, port = worker.url.removeprefix("http://").partition(":")
+        reader, writer = await asyncio.open_connection(host, int(port))
+        writer.write(b"POST /task HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n")
+        for _ in range(3):
+            writer.write(b"200\r\n" + b"x" * 0x200 + b"\r\n")
+            await writer.drain()
+        received = await asyncio.wait_for(reader.readuntil(b"}"), 10)
+        assert received.startswith(b"HTTP/1.1 413 ")
+        assert b"1000 bytes" in received
+        writer.close()
+        await writer.wait_closed()
+
+
 async def test_requests_in_one_packet_are_answered_in_order() -> None:
     async with serving(add, dialects=("sandbox",)) as worker:
         head = b"GET /livez HTTP/1.1\r\nHost: a\r\n"
