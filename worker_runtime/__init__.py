@@ -32,6 +32,7 @@ from worker_runtime.errors import (
     RunAgain,
     ShuttingDown,
     StoreUnavailable,
+    TransactionExpired,
     Unavailable,
     UnknownJob,
     UnknownQueue,
@@ -45,6 +46,7 @@ from worker_runtime.job import JobInfo, Priority, ProgressInfo, Reason, State
 from worker_runtime.runtime import QueueInfo, Runtime
 from worker_runtime.settings import QueueSettings, Settings
 from worker_runtime.task import Limit, Retry, task
+from worker_runtime.transaction import Transaction
 
 __version__ = "0.1.0"
 
@@ -87,6 +89,8 @@ __all__ = [
     "State",
     "StoreUnavailable",
     "Subscription",
+    "Transaction",
+    "TransactionExpired",
     "Unavailable",
     "UnknownJob",
     "UnknownQueue",

@@ -201,6 +201,10 @@ class Acceptance:
 
     # What is known already
 
+    async def known(self, job: Job) -> Job | None:
+        """The kept job with the same id, from memory or the store. Raises JobConflict."""
+        return await self._known(job, EnqueueOptions(job_id=job.id))
+
     def _known_here(self, job: Job, options: EnqueueOptions) -> Job | None:
         """The job in memory with the same id or unique key. Raises JobConflict."""
         known = None if options.job_id is None else self._intake.existing(job)

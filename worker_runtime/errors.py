@@ -16,6 +16,7 @@ WorkerRuntimeError
 │       └── ShuttingDown
 ├── UnknownJob
 ├── InvalidTransition         the job is not in a state that allows this
+├── TransactionExpired        the transaction was open for too long and was rolled back
 └── JobNotCompleted           what `JobHandle.result()` raises
     ├── JobFailed
     └── JobCancelled
@@ -50,6 +51,7 @@ __all__ = [
     "RunAgain",
     "ShuttingDown",
     "StoreUnavailable",
+    "TransactionExpired",
     "Unavailable",
     "UnknownJob",
     "UnknownQueue",
@@ -137,6 +139,11 @@ class UnknownJob(WorkerRuntimeError):
 
 class InvalidTransition(WorkerRuntimeError):
     """The job's state does not allow what was asked."""
+
+
+class TransactionExpired(WorkerRuntimeError):
+    """The transaction has ended: it was open for longer than its bound and was rolled back, or its
+    block is over."""
 
 
 class JobNotCompleted(WorkerRuntimeError):

@@ -184,10 +184,11 @@ class Intake:
         if self._is_limited or job.options is not None:
             self._overload.check(job, lane)
 
-    def admit(self, job: Job, parents: Sequence[Job] = ()) -> None:
-        """Keep the job in the table and let it run, after its parents if it has any."""
-        # Its place in line anew: others may have been admitted since it was made.
-        self._order = job.order = self._order + 1
+    def admit(self, job: Job, parents: Sequence[Job] = (), *, is_stored: bool = False) -> None:
+        """Keep the job in the table and let it run, after its parents if it has any. `is_stored`:
+        the store knows it by its place in line already."""
+        if not is_stored:  # others may have been admitted since it was made
+            self._order = job.order = self._order + 1
         self._table.jobs[job.id] = job
         job.task.tally.accepted += 1
         if job.options is not None and job.options.unique_key is not None:

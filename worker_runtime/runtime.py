@@ -6,8 +6,8 @@ import asyncio
 import functools
 import logging
 import time
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import AbstractAsyncContextManager, AsyncExitStack
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from datetime import datetime
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -50,7 +50,9 @@ from worker_runtime.registry import Tasks
 from worker_runtime.settings import QueueSettings, Settings, checked
 from worker_runtime.slots import Lane
 from worker_runtime.stores import Archive
+from worker_runtime.stores.sqlite import SqliteStore
 from worker_runtime.task import Retry, TaskDefinition
+from worker_runtime.transaction import Transaction
 from worker_runtime.watchdog import Watchdog
 
 if TYPE_CHECKING:
@@ -337,6 +339,19 @@ class Runtime(Enqueuer):
         is_relative = delay_s is not None or expires_s is not None
         return ConfiguredEnqueuer(self, make_options(), make_options if is_relative else None)
 
+    @asynccontextmanager
+    async def transaction(self, *, timeout_s: float = 5.0) -> AsyncIterator[Transaction]:
+        """A transaction on the store's file for the application's own tables and for new jobs.
+
+        One at a time; rolled back when it is open for longer than `timeout_s`. Raises
+        ConfigurationError without an SQLite store, StoreUnavailable when there is no space,
+        TransactionExpired.
+        """
+        if not isinstance(self._store, SqliteStore):
+            raise ConfigurationError("transaction() needs a store in a file: store='sqlite:///...'")
+        async with self._store.transaction(timeout_s) as session:
+            yield Transaction(self, self._intake, self._acceptance.known, session)
+
     # Workflows
 
     def new_job_id(self) -> str:
@@ -583,11 +598,11 @@ class ConfiguredEnqueuer(Enqueuer):
     async def _enqueue(
         self, task: TaskRef, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> JobHandle[Any]:
-        return await self._runtime.enqueue_with(self._options_now(), task, args, kwargs)
+        return await self._runtime.enqueue_with(self.now(), task, args, kwargs)
 
     async def _enqueue_many(self, calls: Iterable[Call[Any]]) -> list[JobHandle[Any]]:
-        return await self._runtime.enqueue_many_with(self._options_now(), calls)
+        return await self._runtime.enqueue_many_with(self.now(), calls)
 
-    def _options_now(self) -> EnqueueOptions:
+    def now(self) -> EnqueueOptions:
         """The options, with what counts from now counted from now."""
         return self._options if self._make_again is None else self._make_again()

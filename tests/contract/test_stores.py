@@ -14,6 +14,7 @@ import msgspec
 import pytest
 
 from worker_runtime import (
+    ConfigurationError,
     InvalidArguments,
     InvalidTransition,
     JobCancelled,
@@ -365,3 +366,54 @@ async def test_a_caller_that_goes_away_leaves_its_job_accepted(durable_url: str)
         assert await (await runtime.find("mine")).result(timeout_s=5) == 1
     async with world.runtime(durable_url) as runtime:
         assert (await runtime.find("mine")).state is State.COMPLETED
+
+
+async def test_dead_letters_of_earlier_lives_are_listed(durable_url: str) -> None:
+    world = World()
+    async with world.runtime(durable_url) as runtime:
+        failed = [(await runtime.enqueue("fail", 9)).id for _ in range(3)]
+        done = (await runtime.enqueue("note", 1)).id
+        await runtime.join()
+    async with world.runtime(durable_url) as runtime:
+        runtime.pause("default")
+        waiting = (await runtime.enqueue("note", 2)).id
+        page = await runtime.list_jobs(state=State.FAILED, limit=2)
+        assert [job.id for job in page.jobs] == failed[:0:-1]
+        page = await runtime.list_jobs(state=State.FAILED, limit=2, cursor=page.cursor)
+        assert ([job.id for job in page.jobs], page.cursor) == (failed[:1], None)
+        assert (await runtime.list_jobs(state=State.QUEUED)).jobs[0].id == waiting
+        everything = [job.id for job in (await runtime.list_jobs()).jobs]
+        assert everything == [waiting, done, *reversed(failed)]
+
+
+async def test_a_job_exists_exactly_when_the_applications_rows_do(durable_url: str) -> None:
+    world = World()
+    async with world.runtime(durable_url) as runtime:
+        async with runtime.transaction() as tx:
+            await tx.execute("CREATE TABLE orders (item TEXT)")
+            await tx.execute("INSERT INTO orders VALUES (?)", ("tea",))
+            job = await tx.enqueue("note", 1)
+            named = await tx.enqueue_with(runtime.options(job_id="named").now(), "note", (2,))
+            with pytest.raises(UnknownJob):
+                await runtime.find(job.id)
+        assert (await job.result(timeout_s=5), await named.result(timeout_s=5)) == (1, 2)
+        with pytest.raises(ZeroDivisionError):
+            async with runtime.transaction() as tx:
+                await tx.execute("DELETE FROM orders")
+                lost = await tx.enqueue("note", 3)
+                raise ZeroDivisionError
+        with pytest.raises(UnknownJob):
+            await runtime.find(lost.id)
+        async with runtime.transaction() as tx:
+            assert await tx.execute("SELECT item FROM orders") == [("tea",)]
+            same = await tx.enqueue_with(runtime.options(job_id="named").now(), "note", (2,))
+            assert same.is_new is False
+        await runtime.join()
+    assert world.order == [1, 2]
+
+
+async def test_a_transaction_needs_a_file() -> None:
+    async with World().runtime("memory://") as runtime:
+        with pytest.raises(ConfigurationError, match="needs a store in a file"):
+            async with runtime.transaction():
+                pass

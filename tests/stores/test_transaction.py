@@ -10,9 +10,13 @@ from pathlib import Path
 import pytest
 
 from tests.stores.support import Faults, Jobs, ids, kept, make_store, recovered, rows
-from worker_runtime.errors import JobConflict, PayloadTooLarge, StoreUnavailable
+from worker_runtime.errors import (
+    JobConflict,
+    PayloadTooLarge,
+    StoreUnavailable,
+    TransactionExpired,
+)
 from worker_runtime.stores.sqlite import SqliteStore
-from worker_runtime.stores.transaction import TransactionExpired
 
 
 @pytest.fixture

@@ -1,8 +1,9 @@
 """Writes a batch in few statements of many rows each.
 
 Every call into SQLite gives up the interpreter's lock and has to win it back from a busy event
-loop, so that one statement for 256 rows is worth far more than its parsing. The sizes are few so
-that the statements stay prepared.
+loop, so that one statement for 256 rows is worth far more than its parsing. The sizes are few, so
+that the statements stay prepared; a smaller number of rows is filled up with rows of NULL, which no
+statement takes.
 """
 
 from __future__ import annotations
@@ -16,7 +17,8 @@ from typing import Any
 from worker_runtime.stores.batch import Accept, Batch, Row
 from worker_runtime.stores.records import ALL, CHANGING
 
-_SIZES = (256, 64, 16, 4, 1)
+_SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
+_SIZE_MAX = _SIZES[-1]
 
 _Statement = tuple[str, list[Any]]
 
@@ -27,7 +29,10 @@ def _row(width: int) -> str:
 
 def _inserts(size: int) -> str:
     values = ", ".join([_row(len(ALL))] * size)
-    return f"INSERT INTO worker_jobs ({', '.join(ALL)}) VALUES {values}"
+    return (
+        f"INSERT INTO worker_jobs ({', '.join(ALL)}) "
+        f"SELECT * FROM (VALUES {values}) WHERE column1 IS NOT NULL"
+    )
 
 
 # A terminal state never changes: the guard is part of every statement that changes a row.
@@ -46,12 +51,13 @@ _START = {size: _updates(("attempt", "started_at"), "state = 'running', ", size)
 
 
 def _in_sizes(statements: dict[int, str], rows: Sequence[Sequence[Any]]) -> Iterator[_Statement]:
-    done = 0
-    while done < len(rows):
-        size = next(size for size in _SIZES if size <= len(rows) - done)
-        part = rows[done : done + size]
-        yield statements[size], list(chain.from_iterable(part))
-        done += size
+    for first in range(0, len(rows), _SIZE_MAX):
+        part = rows[first : first + _SIZE_MAX]
+        size = 1 << (len(part) - 1).bit_length()
+        values = list(chain.from_iterable(part))
+        if len(part) < size:
+            values += [None] * (len(part[0]) * (size - len(part)))
+        yield statements[size], values
 
 
 def write(connection: sqlite3.Connection, batch: Batch) -> set[int]:

@@ -10,7 +10,7 @@ from contextlib import asynccontextmanager
 from queue import Empty, SimpleQueue
 from typing import Any
 
-from worker_runtime.errors import JobConflict, StoreUnavailable, WorkerRuntimeError
+from worker_runtime.errors import JobConflict, StoreUnavailable, TransactionExpired
 from worker_runtime.job import Job
 from worker_runtime.stores.batch import Row
 from worker_runtime.stores.schema import OUR_TABLES
@@ -39,10 +39,6 @@ _WRITES = frozenset(
         sqlite3.SQLITE_CREATE_TRIGGER,
     }
 )
-
-
-class TransactionExpired(WorkerRuntimeError):
-    """The transaction was open for longer than its bound and was rolled back."""
 
 
 class StoreTransaction:
