@@ -59,22 +59,25 @@ def ask(version: str, port: int, verb: str, *arguments: Any) -> Any:
 
 
 def start_arq_worker(
-    version: str, port: int, settings: str = "WorkerSettings"
+    version: str, port: int, settings: str = "WorkerSettings", log: Path | None = None
 ) -> subprocess.Popen[bytes]:
     """A real arq worker on the settings in `arq_side/settings.py`."""
-    return subprocess.Popen(
-        [arq_python(version), "-m", "arq", f"settings.{settings}"],
-        env=environment(port),
-        stderr=subprocess.PIPE,
-    )
+    return _start([arq_python(version), "-m", "arq", f"settings.{settings}"], port, log)
 
 
 def start_our_worker(
-    version: str, port: int, settings: str = "WorkerSettings", *options: str
+    version: str, port: int, settings: str = "WorkerSettings", log: Path | None = None
 ) -> subprocess.Popen[bytes]:
     """Our worker on the same settings module, which imports that arq."""
-    return subprocess.Popen(
-        [arq_python(version), "-m", "worker_runtime", "run", f"settings.{settings}", *options],
-        env=environment(port),
-        stderr=subprocess.PIPE,
-    )
+    command = [arq_python(version), "-m", "worker_runtime", "run", f"settings.{settings}"]
+    return _start(command, port, log)
+
+
+def _start(command: list[str], port: int, log: Path | None) -> subprocess.Popen[bytes]:
+    # Into a file: a pipe that nobody reads fills up, and then blocks the worker that logs.
+    target = subprocess.DEVNULL if log is None else log.open("wb")
+    try:
+        return subprocess.Popen(command, env=environment(port), stderr=target)
+    finally:
+        if not isinstance(target, int):
+            target.close()

@@ -131,6 +131,16 @@ def test_a_short_pickle_cannot_ask_for_much_memory(bomb: Any) -> None:
         loads_plain(pickle.dumps(bomb))
 
 
+@pytest.mark.parametrize(
+    "bomb", [b"Nr\x00\x00\x00\x10.", b"Nr\xff\xff\xff\xff.", b"Np999999999\n."]
+)
+def test_a_memo_index_is_no_allocation(bomb: bytes) -> None:
+    with pytest.raises(UnsafePickle, match="memo index"):
+        loads_plain(bomb)
+    with pytest.raises(UnsafePickle, match="memo index"):
+        loads_result(bomb)
+
+
 def test_a_pickle_cannot_change_what_later_pickles_reach() -> None:
     # GLOBAL builtins.set; BUILD with the slot state {"_make": None} would replace the constructor.
     poison = b"cbuiltins\nset\n(N}X\x05\x00\x00\x00_makeNstb."

@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import subprocess
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
@@ -42,15 +43,18 @@ def processes() -> Iterator[list[subprocess.Popen[bytes]]]:
 
 
 def test_an_arq_client_works_with_our_worker(
-    server: RedisServer, version: str, processes: list[subprocess.Popen[bytes]]
+    server: RedisServer,
+    version: str,
+    processes: list[subprocess.Popen[bytes]],
+    tmp_path: Path,
 ) -> None:
-    worker = start_our_worker(version, server.port)
+    log = tmp_path / "log"
+    worker = start_our_worker(version, server.port, log=log)
     processes.append(worker)
     assert ask(version, server.port, "probe") == EXPECTED
     worker.send_signal(signal.SIGTERM)
-    _, log = worker.communicate(timeout=20)
-    assert worker.returncode == 0
-    text = log.decode()
+    assert worker.wait(timeout=20) == 0
+    text = log.read_text()
     assert "Starting worker for 7 functions: add, broken" in text
     assert "shutdown on" in text
     with server.client() as client:

@@ -16,6 +16,8 @@ import decimal
 import enum
 import io
 import pickle
+import pickletools
+import re
 import uuid
 import zoneinfo
 from collections.abc import Callable
@@ -176,12 +178,31 @@ def loads_plain(data: bytes) -> Any:
 
     Raises UnsafePickle, naming what else is in it, or another exception where it is no pickle.
     """
+    _check_memo(data)
     return _PlainUnpickler(io.BytesIO(data)).load()
 
 
 def loads_result(data: bytes) -> Any:
     """`loads_plain`, with exceptions. Raises the same."""
+    _check_memo(data)
     return _ResultUnpickler(io.BytesIO(data)).load()
+
+
+# LONG_BINPUT with an index of 65,536 or more, or PUT with one of six digits; or text that looks so.
+_LARGE_MEMO_INDEX = re.compile(rb"r(?:..[^\x00]|...[^\x00])|p[0-9]{6}", re.DOTALL)
+
+
+def _check_memo(data: bytes) -> None:
+    """Raises UnsafePickle for a memo index beyond the pickle's length: the unpickler would make
+    room for as many entries as five bytes ask for."""
+    if _LARGE_MEMO_INDEX.search(data) is None:
+        return
+    try:
+        for opcode, argument, _ in pickletools.genops(data):
+            if opcode.name in ("LONG_BINPUT", "PUT") and int(argument or 0) > len(data):
+                raise UnsafePickle(f"the memo index {argument} exceeds the pickle's length")
+    except (ValueError, IndexError) as error:
+        raise UnsafePickle(f"no pickle: {error}") from None
 
 
 class _PlainPickler(pickle.Pickler):

@@ -188,8 +188,8 @@ class RedisStore:
             return
         await self._check_server()
         loop = asyncio.get_running_loop()
-        self._claim_client = self.location.connect()
-        self._outbox_client = self.location.connect()
+        self._claim_client = self.location.connect(single_connection_client=True)
+        self._outbox_client = self.location.connect(single_connection_client=True)
         self.client = self.location.connect()
         self.outbox = Outbox(self._outbox_client)
         self.leases = LeaseKeeper(

@@ -243,4 +243,7 @@ async def end_tasks(tasks: Iterable[asyncio.Task[None]]) -> None:
 
 async def drop_connections(client: Any) -> None:
     """Connect anew on the next command: after a failover the old peer is a replica."""
-    await client.connection_pool.disconnect(inuse_connections=True)
+    try:
+        await client.connection_pool.disconnect(inuse_connections=True)
+    except (exceptions.RedisError, OSError):
+        pass  # it is gone already
