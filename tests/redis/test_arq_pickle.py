@@ -153,9 +153,7 @@ def test_a_pickle_cannot_change_what_later_pickles_reach() -> None:
 def test_bytes_that_are_no_pickle_only_raise(data: bytes) -> None:
     try:
         loads_plain(data)
-    except MemoryError:
-        raise
-    except Exception:
+    except Exception:  # a length of eight bytes may be refused as MemoryError, before any memory
         return
 
 

@@ -74,6 +74,13 @@ def _bytearray(*args: Any) -> bytearray:
     return bytearray(*args)
 
 
+def _bytes(*args: Any) -> bytes:
+    """How protocol 2 writes empty bytes."""
+    if args:
+        raise UnsafePickle("bytes() takes nothing")
+    return b""
+
+
 def _encode(text: str, encoding: str = "latin1") -> bytes:
     """What protocols 0 to 2 call to build bytes."""
     if not isinstance(text, str) or encoding != "latin1":
@@ -95,6 +102,7 @@ _PLAIN: dict[tuple[str, str], Any] = {
     ("builtins", "float"): _itself(float),
     ("builtins", "set"): _of_items(set),
     ("builtins", "frozenset"): _of_items(frozenset),
+    ("builtins", "bytes"): _Constructor(_bytes),
     ("builtins", "bytearray"): _Constructor(_bytearray),
     ("builtins", "complex"): _Constructor(complex),
     ("builtins", "getattr"): _Constructor(_getattr),
