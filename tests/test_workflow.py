@@ -7,7 +7,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -245,7 +245,8 @@ async def test_a_workflow_is_accepted_whole_or_not_at_all(start: Start) -> None:
 
 async def test_an_empty_workflow_is_refused(start: Start) -> None:
     async with start() as runtime:
-        for steps in ((), ([],), (call("number", 1), [])):
+        wrong: list[tuple[Any, ...]] = [(), ([],), (call("number", 1), [])]
+        for steps in wrong:
             with pytest.raises(InvalidJob, match="needs a step"):
                 await runtime.chain(*steps)
 
@@ -425,25 +426,18 @@ asyncio.run(main(sys.argv[1], sys.argv[2], sys.argv[3] == "first"))
 """
 
 
-def lives() -> Iterator[str]:
-    yield "first"
-    yield "second"
+def _run(arguments: list[str]) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    return subprocess.run(arguments, env=environment, capture_output=True, text=True, timeout=20)
 
 
 async def test_a_kill_in_the_middle_loses_no_step(tmp_path: Path) -> None:
     program = tmp_path / "crashing.py"
     program.write_text(CRASHING)
     store, marker = f"sqlite:///{tmp_path}/jobs.db", str(tmp_path / "marker")
-    ended = [
-        await asyncio.to_thread(
-            subprocess.run,
-            [sys.executable, program, store, marker, life],
-            env={**os.environ, "PYTHONPATH": str(ROOT)},
-            capture_output=True,
-            text=True,
-            timeout=20,
-        )
-        for life in lives()
-    ]
+    ended = []
+    for life in ("first", "second"):
+        arguments = [sys.executable, str(program), store, marker, life]
+        ended.append(await asyncio.to_thread(_run, arguments))
     assert ended[0].returncode == -signal.SIGKILL
     assert (ended[1].returncode, ended[1].stdout) == (0, "12\n"), ended[1].stderr

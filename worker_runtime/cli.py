@@ -13,6 +13,7 @@ import click
 
 from worker_runtime import __version__
 from worker_runtime.errors import ConfigurationError
+from worker_runtime.job_commands import jobs
 from worker_runtime.settings import DIALECTS, Settings, checked
 
 # What belongs to the process rather than to the runtime it serves.
@@ -158,6 +159,9 @@ def top(urls: tuple[str, ...], token: str | None, interval: float, count: int) -
     from worker_runtime.top import watch_live
 
     watch_live(urls, token=token, interval_s=interval, looks_max=count)
+
+
+main.add_command(jobs)
 
 
 def _check(target: str | None, options: ListenOptions) -> int:

@@ -40,6 +40,13 @@ class Archive:
         )
         return decode_job(rows[0], self.tasks, checked=False) if rows else None
 
+    async def look(self, job_id: str) -> Job | None:
+        """The job with that id in whatever state was committed; for who looks at the file alone."""
+        rows = await self._reader.rows(
+            f"SELECT {_COLUMNS} FROM worker_jobs WHERE id = ?", (job_id,)
+        )
+        return decode_job(rows[0], self.tasks, checked=False) if rows else None
+
     async def page(
         self,
         *,

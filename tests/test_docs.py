@@ -1,0 +1,42 @@
+"""The programs in the pages of docs/ are run, and print what the pages say."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.helpers import ROOT
+
+BLOCK = re.compile(r"^```python\n(.*?)^```\n\n```output\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+PAGES = [ROOT / "docs" / "limits_and_workflows.md"]
+PROGRAMS = [
+    pytest.param(*found, id=f"{page.stem}-{number}")
+    for page in PAGES
+    for number, found in enumerate(BLOCK.findall(page.read_text()))
+]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_every_program_has_its_output(page: Path) -> None:
+    text = page.read_text()
+    assert text.count("```python\n") == len(BLOCK.findall(text)) > 0
+
+
+@pytest.mark.parametrize(("source", "output"), PROGRAMS)
+def test_a_program_prints_what_the_page_says(tmp_path: Path, source: str, output: str) -> None:
+    program = tmp_path / "program.py"
+    program.write_text(source)
+    done = subprocess.run(
+        [sys.executable, "-W", "error", program],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=20,
+    )
+    assert (done.returncode, done.stdout) == (0, output), done.stderr
