@@ -1,4 +1,4 @@
-"""Limits per queue, task and key: how many run at a time, how many start in a time, and fairness."""
+"""Limits per queue, task and key: how many run at a time, how many start in a time, fair turns."""
 
 from __future__ import annotations
 
@@ -12,7 +12,16 @@ import pytest
 
 from tests.helpers import eventually
 from tests.jobs import make_job
-from worker_runtime import ConfigurationError, Limit, Priority, QueueSettings, Runtime, State, task
+from worker_runtime import (
+    ConfigurationError,
+    Limit,
+    Priority,
+    QueueSettings,
+    Runtime,
+    Settings,
+    State,
+    task,
+)
 from worker_runtime.limits import LimitedQueue, Limits
 from worker_runtime.task import JobOptions
 
@@ -145,8 +154,6 @@ async def test_what_ends_an_attempt_gives_its_place_back(crowd: Crowd) -> None:
             except asyncio.CancelledError:
                 continue
         return how
-
-    from worker_runtime import Settings
 
     settings = Settings(cancel_grace_s=0.05, concurrency=4)
     async with Runtime([work], settings=settings) as runtime:

@@ -135,7 +135,7 @@ async def test_a_deleted_job_holds_no_key(start: Start) -> None:
 async def test_a_refused_job_holds_no_key(start: Start) -> None:
     async with start() as runtime:
         unique = runtime.options(unique_key="k")
-        with pytest.raises(Exception, match="missing|expected"):
+        with pytest.raises(Exception, match="argument `n`"):
             await unique.enqueue("instant", "one")
         assert (await unique.enqueue("instant", 1)).is_new
 
@@ -190,5 +190,5 @@ async def test_options_that_cannot_be_meant_are_refused(start: Start) -> None:
     with pytest.raises(InvalidJob, match="unique_states must be some of scheduled, queued"):
         runtime.options(unique_key="k", unique_states=["done"])  # type: ignore[list-item]
     async with runtime:
-        with pytest.raises(InvalidJob, match="name one job|names one job"):
+        with pytest.raises(InvalidJob, match="unique_key names one job"):
             await runtime.options(unique_key="k").enqueue_many([call("instant", 1)])
