@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import gc
+import threading
 import weakref
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -12,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from tests.helpers import eventually
 from worker_runtime import (
     JobCancelled,
     JobContext,
@@ -379,8 +381,6 @@ async def test_middleware_may_answer_raise_or_handle_instead_of_the_task() -> No
 
 async def test_a_timeout_in_middleware_tells_the_thread_and_frees_the_slot() -> None:
     """The thread goes on for a while; the next job must get a thread, and its own function."""
-    import threading
-
     release = threading.Event()
     told = threading.Event()
 
@@ -404,6 +404,28 @@ async def test_a_timeout_in_middleware_tells_the_thread_and_frees_the_slot() -> 
         assert told.wait(5)
         statistics = runtime.parts.executors["thread"].statistics()
         assert statistics["busy"] == 1  # the one that nobody waits for
+        release.set()
+
+
+async def test_a_job_behind_a_thread_that_nobody_waits_for_is_cancelled_at_once() -> None:
+    release = threading.Event()
+
+    async def limit(ctx: JobContext, call_next: Next) -> Any:
+        async with asyncio.timeout(0.01 if ctx.task == "stubborn" else None):
+            return await call_next()
+
+    def stubborn() -> None:
+        release.wait(10)
+
+    def quick() -> None: ...
+
+    async with running(stubborn, quick, middleware=[limit], threads=1, concurrency=1) as runtime:
+        await ended(runtime, stubborn)
+        waiting = await runtime.enqueue(quick)  # in the same slot
+        await eventually(lambda: runtime.parts.executors["thread"].statistics()["waiting"] == 1)
+        await waiting.cancel()
+        assert await waiting.wait(timeout_s=5) is State.CANCELLED
+        assert waiting.info().note is None
         release.set()
 
 

@@ -184,7 +184,7 @@ async def test_crashes_have_a_budget_of_their_own() -> None:
     script = Script(died, ValueError("1"), died, ValueError("2"), died)
     settings = Settings(crashes_max=3)
     async with Runtime({"script": script}, settings=settings) as runtime:
-        handle = await runtime.options(retry=Retry(max_attempts=5, delay_s=0)).enqueue("script")
+        handle = await runtime.options(retry=Retry(max_attempts=3, delay_s=0)).enqueue("script")
         with pytest.raises(JobFailed, match="signal 9") as caught:
             await handle.result(timeout_s=5)
         assert caught.value.reason == Reason.CRASHED

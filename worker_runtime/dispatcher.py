@@ -346,9 +346,7 @@ class Dispatcher:
             if slot in lane.wakeups:
                 lane.idle.remove(slot)
                 del lane.wakeups[slot]
-            if slot.is_occupied and slot.runner is not None:
-                slot.runner.uncancel()  # the job that has just been put here is not meant
-            return slot.is_occupied
+            return False  # a job that was put here at that moment goes to another slot
         return True
 
     def tell_ended(self) -> None:
