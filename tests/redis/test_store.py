@@ -149,10 +149,10 @@ async def test_retries_count_tries_in_redis(server: RedisServer) -> None:
     async with Runtime(TASKS, store=server.url) as runtime:
         job = await runtime.enqueue(fail_twice)
         assert await job.result(timeout_s=5) == 3
-        job = await runtime.enqueue(always_fails)
+        failing = await runtime.enqueue(always_fails)
         with pytest.raises(JobFailed, match="never"):
-            await job.result(timeout_s=5)
-        assert (await runtime.find(job.id)).info().attempt == 2
+            await failing.result(timeout_s=5)
+        assert (await runtime.find(failing.id)).info().attempt == 2
 
 
 async def test_running_again_on_request_uses_no_try(server: RedisServer) -> None:
@@ -307,7 +307,7 @@ async def test_many_jobs_are_accepted_or_none(server: RedisServer) -> None:
 
 
 async def test_what_started_is_finished_by_another_after_a_stop(server: RedisServer) -> None:
-    """A shutdown gives running jobs back and uses up no try; what was only claimed goes back too."""
+    """A shutdown gives running jobs back and uses up no try; so do those that were only claimed."""
     async with Runtime(TASKS, store=server.url, concurrency=1) as first:
         job = await first.enqueue(hang)
         waiting = await first.enqueue(add, 1)
@@ -347,7 +347,7 @@ async def test_a_redis_that_is_not_there_is_refused_by_name() -> None:
         runtime.parts.shared.store.location,  # type: ignore[union-attr]
         conn_retries=0,
     )
-    with pytest.raises(ConfigurationError, match="127.0.0.1:1"):
+    with pytest.raises(ConfigurationError, match=r"127\.0\.0\.1:1"):
         await runtime.start()
 
 

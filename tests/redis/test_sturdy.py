@@ -1,6 +1,6 @@
 """What costs arq jobs and does not cost us any: first arq's fault, then ours not having it.
 
-arq's part runs the real package in a process of its own and is skipped where it cannot be installed.
+arq's part runs the real package in a process of its own; skipped where it cannot be installed.
 """
 
 from __future__ import annotations

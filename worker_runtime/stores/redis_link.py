@@ -232,8 +232,8 @@ def may_have_happened(error: BaseException) -> bool:
 
 
 async def end_tasks(tasks: Iterable[asyncio.Task[None]]) -> None:
-    """Cancel tasks until they have ended. Once is not enough: redis-py and `wait_for` of Python 3.11
-    swallow a cancel that arrives together with an answer."""
+    """Cancel tasks until they have ended. Once is not enough: redis-py and `wait_for` of Python
+    3.11 swallow a cancel that arrives together with an answer."""
     pending = set(tasks)
     while pending:
         for task in pending:
