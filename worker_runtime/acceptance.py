@@ -48,7 +48,7 @@ class Acceptance:
             job = intake.accept(call.task, call.args, call.kwargs, wire=True)
         else:
             job = intake.make(call.task, call.args, call.kwargs, options)
-            known = await self._known(job, options)
+            known = await self.known(job, options)
             if known is not None:
                 await self.acknowledged(known)
                 return known, False
@@ -97,7 +97,7 @@ class Acceptance:
                     continue
                 job = self._intake.make(call.task, call.args, call.kwargs, options)
                 # A stored job is known without a look at memory, which the admission repeats.
-                stored = await self._known(job, options)
+                stored = await self.known(job, options)
                 made.append((options, call, job if stored is None else stored))
             except WorkerRuntimeError as error:
                 made.append(error)
@@ -201,10 +201,6 @@ class Acceptance:
 
     # What is known already
 
-    async def known(self, job: Job) -> Job | None:
-        """The kept job with the same id, from memory or the store. Raises JobConflict."""
-        return await self._known(job, EnqueueOptions(job_id=job.id))
-
     def _known_here(self, job: Job, options: EnqueueOptions) -> Job | None:
         """The job in memory with the same id or unique key. Raises JobConflict."""
         known = None if options.job_id is None else self._intake.existing(job)
@@ -212,7 +208,7 @@ class Acceptance:
             known = self._intake.unique_keys.holder(options.unique, time.time())
         return known
 
-    async def _known(self, job: Job, options: EnqueueOptions) -> Job | None:
+    async def known(self, job: Job, options: EnqueueOptions) -> Job | None:
         """The kept job with the same id or unique key, from memory or the store. Raises
         JobConflict."""
         known = self._known_here(job, options)

@@ -29,7 +29,7 @@ class Transaction(Enqueuer):
         self,
         runtime: Runtime,
         intake: Intake,
-        known: Callable[[Job], Awaitable[Job | None]],
+        known: Callable[[Job, EnqueueOptions], Awaitable[Job | None]],
         session: StoreTransaction,
     ) -> None:
         self._runtime = runtime
@@ -59,7 +59,7 @@ class Transaction(Enqueuer):
         if options.unique is not None:
             raise InvalidJob("unique_key does not work in a transaction; give a job_id")
         job = self._intake.make(task, args, kwargs or {}, options)
-        known = None if options.job_id is None else await self._known(job)
+        known = await self._known(job, options)
         if known is not None:
             return JobHandle(known, self._runtime, is_new=False)
         self._intake.check_room(job, options)
