@@ -20,7 +20,7 @@ LINES_MAX = 400
 # Longer than it should be: each of these may shrink, and must not grow past its ceiling.
 LONGER = {
     "worker_runtime/dispatcher.py": 450,
-    "worker_runtime/runtime.py": 750,
+    "worker_runtime/runtime.py": 600,
     "worker_runtime/web/wire.py": 450,
 }
 

@@ -185,7 +185,7 @@ async def test_a_wrong_method_names_those_allowed_and_options_asks_for_them() ->
     async with serving(add) as worker:
         answer = await worker.ask("PATCH", "/v1/jobs")
         assert (answer.status, answer.document["code"]) == (405, "method_not_allowed")
-        assert answer.headers["Allow"] == "GET, HEAD, POST"
+        assert answer.headers["Allow"] == "DELETE, GET, HEAD, POST"
         asked = await worker.ask("OPTIONS", "/v1/jobs/x")
         assert (asked.status, asked.headers["Allow"]) == (204, "DELETE, GET, HEAD, OPTIONS")
         head = await worker.ask("HEAD", "/v1/queues")

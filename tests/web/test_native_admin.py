@@ -90,7 +90,7 @@ async def test_a_job_is_shown_with_its_attempts(worker: Worker) -> None:
     [attempt] = shown["attempts"]
     assert (attempt["number"], attempt["reason"], attempt["error"]) == (1, "error", "no luck 0")
     assert attempt["started_at"] <= attempt["ended_at"]
-    assert "in fail" in attempt["traceback"]
+    assert attempt["traceback"] is None, "it would tell an outsider how the code is laid out"
 
 
 async def test_an_ended_job_is_purged_and_an_unfinished_one_is_not(worker: Worker) -> None:

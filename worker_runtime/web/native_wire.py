@@ -124,9 +124,13 @@ def document_of(job: Job, *, packed: bool, bytes_max: int) -> JobDocument:
 
 
 def shown_job(job: Job, *, packed: bool, bytes_max: int) -> ShownJob:
-    """`document_of` with the job's attempts."""
+    """`document_of` with the job's attempts, but not their tracebacks: those tell an outsider how
+    the code is laid out, and stay with the log and `Runtime.inspect`."""
+    attempts = tuple(
+        msgspec.structs.replace(attempt, traceback=None) for attempt in attempts_of(job)
+    )
     document = document_of(job, packed=packed, bytes_max=bytes_max)
-    return ShownJob(**msgspec.structs.asdict(document), attempts=attempts_of(job))
+    return ShownJob(**msgspec.structs.asdict(document), attempts=attempts)
 
 
 class TaskDocument(msgspec.Struct):
