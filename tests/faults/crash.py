@@ -52,8 +52,9 @@ class Crashes:
 
     def finish(self) -> list[str]:
         """A last life that runs everything to its end; then what was broken."""
-        report = ",".join(self.ledger.jobs)
-        with self._started("--callers", "0", "--report", report) as (worker, ledger):
+        report = self.path.with_suffix(".report")
+        report.write_text("\n".join(self.ledger.jobs))
+        with self._started("--callers", "0", "--report", str(report)) as (worker, ledger):
             if worker.wait(_LAST_LIFE_S) != 0:
                 raise AssertionError(f"the last life ended with {worker.returncode}")
             self.ledger.read(ledger.read_bytes())

@@ -18,6 +18,7 @@ import os
 import random
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from worker_runtime import JobContext, Retry, Runtime, Settings, UnknownJob, task
@@ -109,7 +110,7 @@ async def live(options: argparse.Namespace) -> None:
                 calling.cancel()
             await asyncio.wait(calls)
         await runtime.join()
-        for job_id in filter(None, options.report.split(",")):
+        for job_id in Path(options.report).read_text().split() if options.report else ():
             await report(runtime, job_id)
 
 
@@ -177,7 +178,7 @@ def main() -> None:
     parser.add_argument("--callers", type=int, default=CALLERS)
     parser.add_argument("--run-s", type=float, default=30.0)
     parser.add_argument("--ack", default="durable")
-    parser.add_argument("--report", default="", help="ids whose states are written at the end")
+    parser.add_argument("--report", help="a file of ids whose states are written at the end")
     parser.add_argument("--break", dest="broken", choices=BREAKS)
     options = parser.parse_args()
     if options.broken:
