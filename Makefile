@@ -36,7 +36,8 @@ check: $(VENV)/.installed-check ## Lint, format, types, floors: ruff, mypy --str
 bench: $(VENV)/.installed-bench ## Measure against the peers; writes benchmarks/RESULTS.md
 	$(BIN)/python -m benchmarks $(ARGS)
 
-soak: $(VENV)/.installed-bench ## Run one worker under mixed load and faults, watching memory and handles
+soak: $(VENV)/.installed-bench ## Kill a worker 1,000 times, then run one under mixed load
+	$(BIN)/python -m tests.faults.crash --cycles 1000
 	$(BIN)/python -m benchmarks.soak $(ARGS)
 
 clean: ## Remove the environments, the caches and .run

@@ -19,6 +19,7 @@ from worker_runtime.assembly import assemble
 from worker_runtime.attempt import Middleware
 from worker_runtime.cancellation import Cancellation
 from worker_runtime.chain import enqueue_chain, find_chain
+from worker_runtime.configured_enqueuer import ConfiguredEnqueuer
 from worker_runtime.cron import CronInfo, CronService
 from worker_runtime.dead_letters import RETRYABLE_STATES, BulkResult, DeadLetters
 from worker_runtime.enqueue import Call, EnqueueOptions, Enqueuer, TaskRef, enqueue_options
@@ -580,29 +581,3 @@ class Runtime(Enqueuer):
             self.parts.clock.adjust()
             self.parts.table.prune(time.time())
             await asyncio.sleep(1.0)
-
-
-class ConfiguredEnqueuer(Enqueuer):
-    """A runtime's enqueue with its jobs' options fixed. Reusable, unless it names a job id."""
-
-    def __init__(
-        self,
-        runtime: Runtime,
-        options: EnqueueOptions,
-        make_again: Callable[[], EnqueueOptions] | None,
-    ) -> None:
-        self._runtime = runtime
-        self._options = options
-        self._make_again = make_again
-
-    async def _enqueue(
-        self, task: TaskRef, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> JobHandle[Any]:
-        return await self._runtime.enqueue_with(self.now(), task, args, kwargs)
-
-    async def _enqueue_many(self, calls: Iterable[Call[Any]]) -> list[JobHandle[Any]]:
-        return await self._runtime.enqueue_many_with(self.now(), calls)
-
-    def now(self) -> EnqueueOptions:
-        """The options, with what counts from now counted from now."""
-        return self._options if self._make_again is None else self._make_again()

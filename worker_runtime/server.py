@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import os
 import socket
@@ -126,6 +127,9 @@ class _Server:
     async def start(self) -> None:
         """Bring back stored jobs, and only then listen. Raises ConfigurationError."""
         await self._runtime.start()
+        # What is there now stays until the end: the collector need not look at it again and again.
+        gc.collect()
+        gc.freeze()
         try:
             await self._listen()
         except BaseException:
