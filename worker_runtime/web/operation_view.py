@@ -6,6 +6,7 @@ the whole answer, an empty `result_summary` makes it ask for ever.
 
 from __future__ import annotations
 
+import inspect
 import time
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -52,8 +53,11 @@ class OperationView:
     """Describes operations. It remembers who was cancelled when, because an operation counts as
     cancelled from then on, while its work may still run to its next checkpoint."""
 
-    def __init__(self, runtime: Runtime, worker_id: str) -> None:
+    def __init__(
+        self, runtime: Runtime, worker_id: str, shapes: Mapping[str, RequestShape]
+    ) -> None:
         self._runtime = runtime
+        self._shapes = shapes
         self._worker_id = worker_id
         self._cancellations: dict[str, Cancellation] = {}
 
@@ -77,7 +81,7 @@ class OperationView:
         status = self.status(job)
         domain_type = type_of(job.task.domain or job.task.name)
         error = self._error(job, status)
-        parameters = parameters_of(job)
+        parameters = self._shapes[job.task.name].parameters(job)
         metadata = {name: parameters.get(name) for name in _METADATA}
         return {
             **self.summary(job),
@@ -109,7 +113,7 @@ class OperationView:
             "progress": progress,
             "progress_percentage": progress["percentage"],
             "current_step": progress["current_step"],
-            "symbol": parameters_of(job).get("symbol"),
+            "symbol": self._shapes[job.task.name].parameters(job).get("symbol"),
             "duration_seconds": None if started_at is None else max(0.0, until - started_at),
         }
 
@@ -163,27 +167,44 @@ def metric_document(metric: Metric) -> dict[str, Any]:
     return {"timestamp": iso(metric.at), "name": metric.name, "value": metric.value}
 
 
-def parameters_of(job: Job) -> dict[str, Any]:
-    """The request that the operation was started with, as plain values."""
-    try:
-        named = dict(zip(job.task.signature.types, job.args, strict=False)) | (job.kwargs or {})
-        plain = msgspec.to_builtins(named, str_keys=True)
-    except Exception:  # a job enqueued in Python may hold what has no plain form
-        return {}
-    if is_request_object(job.task) and len(plain) == 1:
-        (only,) = plain.values()
-        plain = only if isinstance(only, dict) else plain
-    return dict(plain)
+class RequestShape:
+    """How a task takes a start request: as one object, or its fields as arguments by name. Fields
+    that it does not have are ignored, as the backend's models do."""
+
+    def __init__(self, task: TaskDefinition) -> None:
+        self._names = frozenset(task.signature.types)
+        self._fields = _object_fields(task)
+        self._one_name = next(iter(task.signature.types), "")
+        parameters = inspect.signature(task.fn).parameters.values() if task.fn is not None else ()
+        self._takes_any = any(p.kind is p.VAR_KEYWORD for p in parameters)
+
+    def arguments(self, body: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """The call that `body` stands for."""
+        if self._fields is not None:
+            return (body if "task_id" in self._fields else _without_id(body),), {}
+        if self._takes_any:
+            return (), _without_id(body)
+        return (), {name: value for name, value in body.items() if name in self._names}
+
+    def parameters(self, job: Job) -> dict[str, Any]:
+        """The request that the operation was started with, as plain values."""
+        try:
+            named = dict(zip(job.task.signature.types, job.args, strict=False))
+            plain: Any = msgspec.to_builtins(named | (job.kwargs or {}), str_keys=True)
+        except Exception:  # a job enqueued in Python may hold what has no plain form
+            return {}
+        if self._fields is not None:
+            plain = plain.get(self._one_name)
+        return plain if isinstance(plain, dict) else {}
 
 
-def is_request_object(task: TaskDefinition) -> bool:
-    """Whether the task takes its whole request as one object: a Struct, dataclass or dict."""
-    return request_fields(task) is not None
+def _without_id(body: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in body.items() if name != "task_id"}
 
 
-def request_fields(task: TaskDefinition) -> frozenset[str] | None:
-    """The fields of the one object that the task takes as its request; None where it takes its
-    arguments one by one."""
+def _object_fields(task: TaskDefinition) -> frozenset[str] | None:
+    """The fields of the one object (Struct, dataclass, TypedDict, dict) that the task takes; None
+    where it takes its arguments one by one."""
     kinds = list(task.signature.types.values())
     if len(kinds) != 1:
         return None

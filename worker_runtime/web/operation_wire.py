@@ -1,38 +1,17 @@
-"""How operations are asked for and answered: queries, start requests, cross-origin answers."""
+"""How operations are asked for and answered: queries, and cross-origin answers."""
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Any
 
 from aiohttp import hdrs, web
 
-from worker_runtime.task import TaskDefinition
-from worker_runtime.web.operation_view import request_fields
 from worker_runtime.web.wire import Rejection, encode_json
 
 BUSY_RETRY_AFTER_S = 5
 
 Handler = Callable[[web.Request], Awaitable[Any]]
-
-
-def arguments_of(
-    task: TaskDefinition, body: dict[str, Any]
-) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """The call that a start request stands for. A task takes the request as one object, or its
-    fields by name; fields that it does not have are ignored, as the backend's models do."""
-    fields = request_fields(task)
-    if fields is not None:
-        if "task_id" not in fields:
-            body = {name: value for name, value in body.items() if name != "task_id"}
-        return (body,), {}
-    parameters = inspect.signature(task.fn).parameters.values() if task.fn is not None else ()
-    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
-        known = {name: value for name, value in body.items() if name != "task_id"}
-    else:
-        known = {name: body[name] for name in task.signature.types if name in body}
-    return (), known
 
 
 def busy(request: web.Request, current: str, active: int) -> web.Response:
@@ -129,6 +108,5 @@ def json_answer(
     return web.Response(
         body=encode_json(document),
         status=status,
-        headers={**_cors(request), **(headers or {})},
-        content_type="application/json",
+        headers={"Content-Type": "application/json", **_cors(request), **(headers or {})},
     )

@@ -37,13 +37,13 @@ from worker_runtime.web.operation_view import (
     KNOWN_TYPES,
     STATUSES,
     OperationView,
+    RequestShape,
     iso,
     metric_document,
 )
 from worker_runtime.web.operation_wire import (
     Handler,
     answering,
-    arguments_of,
     busy,
     flag,
     json_answer,
@@ -77,7 +77,8 @@ class Operations:
         first = next(iter(self._domains), None)
         derived = "worker" if first is None else type_of(first)
         self.worker_type = settings.worker_type or derived
-        self._view = OperationView(runtime, settings.name)
+        self._shapes = {task.name: RequestShape(task) for task in self._domains.values()}
+        self._view = OperationView(runtime, settings.name, self._shapes)
         self._metrics = OperationMetrics(list(self._domains.values()))
         self._types = KNOWN_TYPES | {type_of(domain) for domain in self._domains}
         self._live: dict[str, Job] = {}
@@ -178,7 +179,7 @@ class Operations:
         current = self._current()
         if current is not None and not is_known:
             return busy(request, current, sum(1 for _ in self._active()))
-        args, kwargs = arguments_of(task, body)
+        args, kwargs = self._shapes[task.name].arguments(body)
         ttl_s = RESULT_TTL_S if task.result_ttl_s is None else task.result_ttl_s
         options = EnqueueOptions(
             job_id=operation_id,

@@ -15,6 +15,7 @@ from typing import Annotated, Any
 
 import msgspec
 from aiohttp import web
+from multidict import CIMultiDict
 from prometheus_client import Metric
 
 from worker_runtime.enqueue import EnqueueOptions
@@ -25,11 +26,21 @@ from worker_runtime.runtime import Runtime
 from worker_runtime.settings import Settings
 from worker_runtime.task import JobOptions
 from worker_runtime.web.vera_metrics import VeraMetrics
-from worker_runtime.web.vera_request import FieldErrors, Submission, field_error, parse_submission
-from worker_runtime.web.wire import Body, Rejection, encode_json
+from worker_runtime.web.vera_request import FieldErrors, Submission, check_submission, field_error
+from worker_runtime.web.wire import (
+    Body,
+    JobWaits,
+    Rejection,
+    encode_json,
+    is_msgpack,
+    read_body,
+)
 
 EXECUTE_TIMEOUT_S = 300.0
 _EXECUTE_TIMEOUT_MAX_S = 86_400.0
+
+# Made once: a response that has to work its headers out costs as much as a small job.
+_HEADERS = CIMultiDict({"Content-Type": "application/json"})
 
 _PRIORITIES = {priority.name.lower(): priority for priority in Priority}
 
@@ -65,6 +76,12 @@ class PoolRequest(msgspec.Struct):
     labels: list[str] = []
 
 
+class SubmitAnswer(msgspec.Struct, gc=False):
+    status: str
+    task_id: str
+    position: int
+
+
 class TaskRecord(msgspec.Struct):
     """`GET /task/{id}`. Times are UTC."""
 
@@ -90,9 +107,11 @@ class Vera:
         self._settings = settings
         self._resources = runtime.parts.resources
         bytes_max = settings.payload_bytes_max
-        self._submission: Body[Any] = Body(Any, bytes_max=bytes_max)
+        self._submission: Body[Submission] = Body(Submission, bytes_max=bytes_max)
+        self._any: Body[Any] = Body(Any, bytes_max=bytes_max)
         self._execution: Body[ExecuteRequest] = Body(ExecuteRequest, bytes_max=bytes_max)
         self._pool_request: Body[PoolRequest] = Body(PoolRequest, bytes_max=bytes_max)
+        self._waits = JobWaits(runtime)
         self._metrics = VeraMetrics(runtime)
 
     def routes(self) -> Sequence[web.RouteDef]:
@@ -155,18 +174,22 @@ class Vera:
     # Submit and poll
 
     async def _submit(self, request: web.Request) -> web.Response:
+        packed = is_msgpack(request)
+        data = await read_body(request, self._settings.payload_bytes_max)
         try:
-            raw = await self._submission.read(request)
+            given = self._submission.decode(data, packed=packed)
         except Rejection as error:
             if error.code == "malformed_body":
                 raise FieldErrors([field_error("json_invalid", ("body",), error.detail)]) from None
+            if error.code == "invalid_body":
+                check_submission(self._any.decode(data, packed=packed))
             raise
-        job, is_new = await self._enqueue_submission(parse_submission(raw))
-        # A job that a free slot took at once was in the line all the same.
-        waiting = self._runtime.queue_info(job.queue).waiting
+        job, is_new = await self._enqueue_submission(given)
         status = "queued" if is_new else _status(job.state)
-        position = max(1, waiting) if status == "queued" else 0
-        return _json({"status": status, "task_id": job.id, "position": position})
+        position = 0
+        if status == "queued":  # a job that a free slot took at once was in the line all the same
+            position = self._runtime.parts.lanes[job.queue].queue.waiting or 1
+        return _json(SubmitAnswer(status, job.id, position))
 
     async def _enqueue_submission(self, given: Submission) -> tuple[Job, bool]:
         options = EnqueueOptions(
@@ -175,12 +198,13 @@ class Vera:
             must_encode=True,
             wire=True,
         )
+        payload = given.payload
         try:
             handle = await self._runtime.enqueue_with(
-                options, given.function, tuple(given.args), given.kwargs
+                options, payload.function, tuple(payload.args or ()), payload.kwargs
             )
         except InvalidArguments as error:
-            place = "kwargs" if given.kwargs else "args"
+            place = "kwargs" if payload.kwargs else "args"
             problem = field_error("value_error", ("body", "payload", place), str(error))
             raise FieldErrors([problem]) from None
         except InvalidJob as error:
@@ -219,12 +243,11 @@ class Vera:
         options = EnqueueOptions(job_id=call.id, overrides=overrides, must_encode=True, wire=True)
         handle = await self._runtime.enqueue_with(options, call.type, (), call.payload)
         job = handle.job
-        try:
-            await handle.wait(timeout_s=timeout_s)
-        except TimeoutError:
-            await self._runtime.cancel(job.id, f"did not end within {timeout_s:g} s")
-            return _json(self._execution_answer(job, f"did not end within {timeout_s:g} s"))
-        return _json(self._execution_answer(job, _error_text(job)))
+        if await self._waits.ended_within(job, timeout_s):
+            return _json(self._execution_answer(job, _error_text(job)))
+        late = f"did not end within {timeout_s:g} s"
+        await self._runtime.cancel(job.id, late)
+        return _json(self._execution_answer(job, late))
 
     def _execution_answer(self, job: Job, error: str | None) -> dict[str, Any]:
         started_at, ended_at = job.started_at, job.ended_at
@@ -293,4 +316,4 @@ def _record(job: Job) -> TaskRecord:
 
 
 def _json(document: Any) -> web.Response:
-    return web.Response(body=encode_json(document), content_type="application/json")
+    return web.Response(body=encode_json(document), headers=_HEADERS)

@@ -1,5 +1,6 @@
-"""What `POST /task/submit` takes, checked by hand so that each wrong field is named the way Vera's
-clients know it: FastAPI's list of errors with `type`, `loc`, `msg` and `input`."""
+"""What `POST /task/submit` takes. A body that does not fit is looked at again, by hand, so that
+each wrong field is named the way Vera's clients know it: FastAPI's list of `type`, `loc`, `msg` and
+`input`."""
 
 from __future__ import annotations
 
@@ -20,12 +21,16 @@ class FieldErrors(Rejection):
         self.errors = errors
 
 
-class Submission(msgspec.Struct, frozen=True):
-    task_id: str | None
-    priority: str
+class Payload(msgspec.Struct, gc=False):
     function: str
-    args: list[Any]
-    kwargs: dict[str, Any]
+    args: list[Any] | None = None
+    kwargs: dict[str, Any] | None = None
+
+
+class Submission(msgspec.Struct, gc=False):
+    payload: Payload
+    task_id: str | None = None
+    priority: str = "normal"
 
 
 _EXPECTED: dict[type, tuple[str, str]] = {
@@ -46,8 +51,8 @@ def field_error(
     return {"type": kind, "loc": list(location), "msg": message, "input": given}
 
 
-def parse_submission(raw: Any) -> Submission:
-    """The submission that a decoded body stands for. Raises FieldErrors with every wrong field."""
+def check_submission(raw: Any) -> None:
+    """Raises FieldErrors with every field that keeps a decoded body from being a Submission."""
     if type(raw) is not dict:
         message = "Input should be a valid dictionary or object to extract fields from"
         raise FieldErrors([field_error("model_attributes_type", ("body",), message, raw)])
@@ -65,14 +70,13 @@ def parse_submission(raw: Any) -> Submission:
             return value
         return kind()
 
-    task_id = take(raw, str, "task_id", default=None)
-    priority = take(raw, str, "priority", default="normal")
+    take(raw, str, "task_id", default=None)
+    take(raw, str, "priority", default="normal")
     payload = take(raw, dict, "payload")
     if errors:  # what stands in a payload that is none cannot be told
         raise FieldErrors(errors)
-    function = take(payload, str, "payload", "function")
-    args = take(payload, list, "payload", "args", default=None)
-    kwargs = take(payload, dict, "payload", "kwargs", default=None)
+    take(payload, str, "payload", "function")
+    take(payload, list, "payload", "args", default=None)
+    take(payload, dict, "payload", "kwargs", default=None)
     if errors:
         raise FieldErrors(errors)
-    return Submission(task_id, priority, function, args or [], kwargs or {})
