@@ -8,7 +8,7 @@ from __future__ import annotations
 import enum
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 
@@ -283,11 +283,32 @@ def utc(at: float | None) -> datetime | None:
     return None if at is None else datetime.fromtimestamp(at, UTC)
 
 
+_AnyInfo = TypeVar("_AnyInfo", bound=JobInfo)
+
+
 def describe(job: Job) -> JobInfo:
     """The public snapshot of `job` as it is now."""
+    return described_as(JobInfo, job)
+
+
+def described_as(kind: type[_AnyInfo], job: Job) -> _AnyInfo:
+    """The same as a `kind` of JobInfo that has further fields with defaults."""
     failure = job.failure
+    if failure is None is job.activity and job.options is None:
+        return kind(
+            job.id,
+            job.task.name,
+            job.queue,
+            PRIORITY_NAMES[job.priority],
+            job.state,
+            job.attempt,
+            datetime.fromtimestamp(job.created_at, UTC),
+            datetime.fromtimestamp(job.due_at, UTC) if job.due_at else None,
+            utc(job.started_at),
+            utc(job.ended_at),
+        )
     progress = job.activity.progress if job.activity is not None else None
-    return JobInfo(
+    return kind(
         id=job.id,
         task=job.task.name,
         queue=job.queue,

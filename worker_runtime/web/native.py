@@ -226,7 +226,7 @@ class Native:
             try:
                 if isinstance(item, Rejection):
                     raise item
-                call = Call[Any](item.task, tuple(item.args), item.kwargs or {})
+                call: Call[Any] = Call(item.task, tuple(item.args), item.kwargs or {})
                 after = await self._parents(item) if item.after else ()
                 calls.append((options_of(item, after), call))
             except (Rejection, WorkerRuntimeError) as error:

@@ -11,7 +11,7 @@ import msgspec
 from worker_runtime.enqueue import WIRE, EnqueueOptions, enqueue_options
 from worker_runtime.handle import JobHandle
 from worker_runtime.inspection import AttemptInfo, attempts_of
-from worker_runtime.job import COMPLETED, PRIORITY_NAMES, Job, JobInfo, Priority, describe
+from worker_runtime.job import COMPLETED, PRIORITY_NAMES, Job, JobInfo, Priority, described_as
 from worker_runtime.signature import Signature
 from worker_runtime.task import TaskDefinition
 from worker_runtime.web.wire import encode_json, encode_msgpack
@@ -85,7 +85,7 @@ def options_of(new: NewJob, after: Sequence[JobHandle[Any]] = ()) -> EnqueueOpti
     )
 
 
-class JobDocument(JobInfo, frozen=True):
+class JobDocument(JobInfo, frozen=True, gc=False):
     """A job with its result. `result_error` says why there is none, where it cannot be shown: a
     job enqueued in Python may return what has no encoding, or one too large."""
 
@@ -109,7 +109,7 @@ class BatchItem(msgspec.Struct, omit_defaults=True, gc=False):
 
 def document_of(job: Job, *, packed: bool, bytes_max: int) -> JobDocument:
     """The job as JSON or MessagePack will show it."""
-    document = JobDocument(*msgspec.structs.astuple(describe(job)))
+    document = described_as(JobDocument, job)
     if job.state is not COMPLETED or job.result is None:
         return document
     try:
