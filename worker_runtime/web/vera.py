@@ -7,8 +7,8 @@ function a request runs is decided by the names that are registered here, never 
 
 from __future__ import annotations
 
+import os
 import time
-import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Annotated, Any
@@ -193,7 +193,7 @@ class Vera:
 
     async def _enqueue_submission(self, given: Submission) -> tuple[Job, bool]:
         options = EnqueueOptions(
-            job_id=given.task_id or str(uuid.uuid4()),
+            job_id=given.task_id or _uuid4(),
             priority=_PRIORITIES.get(given.priority, Priority.NORMAL),
             must_encode=True,
             wire=True,
@@ -285,6 +285,13 @@ class Vera:
 
     async def _heartbeat(self, request: web.Request) -> web.Response:
         return _json({"status": "ok"})
+
+
+def _uuid4() -> str:
+    """A random UUID as text; `uuid.uuid4` makes an object on the way, at twice the cost."""
+    text = os.urandom(16).hex()
+    variant = "89ab"[int(text[16], 16) & 3]
+    return f"{text[:8]}-{text[8:12]}-4{text[13:16]}-{variant}{text[17:20]}-{text[20:]}"
 
 
 def _status(state: State) -> str:
