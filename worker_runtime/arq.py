@@ -299,10 +299,10 @@ class ArqRedis(async_redis.Redis):
     async def queued_jobs(self, *, queue_name: str | None = None) -> list[JobDef]:
         """The jobs in a queue, those in progress included, in the order they become due."""
         found = []
-        for raw, score in await self.zrange(
-            queue_name or self.default_queue_name, 0, -1, withscores=True
-        ):
-            data = await self.get(JOB_PREFIX + raw.decode())
+        queue = queue_name or self.default_queue_name
+        waiting: Any = await self.zrange(queue, 0, -1, withscores=True)
+        for raw, score in waiting:
+            data: Any = await self.get(JOB_PREFIX + raw.decode())
             if data is not None:
                 found.append(_job_def(_read(self.wire.decode_job, data), raw.decode(), int(score)))
         return found
@@ -350,7 +350,7 @@ class Job:
         """What is known of the job, with its result if there is one."""
         info: JobDef | None = await self.result_info()
         if info is None:
-            data = await self._redis.get(JOB_PREFIX + self.job_id)
+            data: Any = await self._redis.get(JOB_PREFIX + self.job_id)
             if data is not None:
                 info = _job_def(_read(self._redis.wire.decode_job, data), self.job_id, None)
         if info is not None:
@@ -360,7 +360,7 @@ class Job:
 
     async def result_info(self) -> JobResult | None:
         """How the job ended; None where no result is kept. Never raises what the job raised."""
-        data = await self._redis.get(RESULT_PREFIX + self.job_id)
+        data: Any = await self._redis.get(RESULT_PREFIX + self.job_id)
         return None if data is None else _result(self._redis.wire, data, self.job_id)
 
     async def status(self) -> JobStatus:
