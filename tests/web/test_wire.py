@@ -12,9 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from worker_runtime import Runtime, errors, task
+from worker_runtime.web.waits import JobWaits
 from worker_runtime.web.wire import (
     Body,
-    JobWaits,
     Rejection,
     is_msgpack,
     number,

@@ -29,6 +29,7 @@ from worker_runtime.web.native_wire import (
     shown_job,
     task_document,
 )
+from worker_runtime.web.waits import JobWaits
 from worker_runtime.web.wire import Body, Rejection, answer, number, rejection_of
 
 WAIT_MAX_S = 60.0
@@ -48,7 +49,7 @@ class Native:
     def __init__(self, runtime: Runtime, settings: Settings, *, prefix: str) -> None:
         self._runtime = runtime
         self._prefix = prefix
-        self._waits = wire.JobWaits(runtime)
+        self._waits = JobWaits(runtime)
         self._result_bytes_max = settings.result_bytes_max
         bytes_max = settings.payload_bytes_max
         self._bytes_max = bytes_max

@@ -29,9 +29,9 @@ from worker_runtime.runtime import QueueInfo, Runtime
 from worker_runtime.settings import Settings
 from worker_runtime.task import TaskDefinition
 from worker_runtime.web.sandbox_metrics import SandboxMetrics
+from worker_runtime.web.waits import JobWaits
 from worker_runtime.web.wire import (
     Body,
-    JobWaits,
     Rejection,
     body_at_hand,
     encode_json,

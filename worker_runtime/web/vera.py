@@ -27,9 +27,9 @@ from worker_runtime.settings import Settings
 from worker_runtime.task import JobOptions
 from worker_runtime.web.vera_metrics import VeraMetrics
 from worker_runtime.web.vera_request import FieldErrors, Submission, check_submission, field_error
+from worker_runtime.web.waits import JobWaits
 from worker_runtime.web.wire import (
     Body,
-    JobWaits,
     Rejection,
     encode_json,
     is_msgpack,

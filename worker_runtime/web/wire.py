@@ -11,7 +11,6 @@ import asyncio
 import hmac
 import logging
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from time import monotonic
 from typing import Any, Generic, Protocol, TypeVar
 
 import msgspec
@@ -20,8 +19,6 @@ from aiohttp.web_protocol import RequestPayloadError
 from prometheus_client import Metric
 
 from worker_runtime import errors
-from worker_runtime.job import Job
-from worker_runtime.runtime import Runtime
 from worker_runtime.web.nesting import is_json_deeper, is_msgpack_deeper
 
 logger = logging.getLogger("worker_runtime.web")
@@ -369,57 +366,6 @@ def number(
         detail = f"`{name}`: must be a {kind} from {low:g} to {high:g}, not {text[:40]!r}"
         raise Rejection(422, "invalid_query", detail)
     return value
-
-
-class JobWaits:
-    """Waits for jobs, each with a limit of its own, all on one timer: a timer each would cost a
-    good part of what a short job does."""
-
-    _TICK_S = 0.01
-
-    def __init__(self, runtime: Runtime) -> None:
-        self._runtime = runtime
-        self._deadlines: dict[asyncio.Future[None], float] = {}
-        self._timer: asyncio.TimerHandle | None = None
-        self._fires_at = float("inf")
-
-    async def ended_within(self, job: Job, seconds: float) -> bool:
-        """Wait for the job to end; False once `seconds` have passed. Raises Unavailable where too
-        many wait already, or where the worker stops and keeps the job for later."""
-        if job.ended_at is not None:
-            return True
-        waiter = self._runtime.wait(job)
-        self._deadlines[waiter] = deadline = monotonic() + seconds
-        if deadline < self._fires_at:
-            self._arm(deadline)
-        try:
-            await waiter
-        except TimeoutError:
-            return False
-        finally:
-            del self._deadlines[waiter]
-            if job.ended_at is None:
-                self._runtime.stop_waiting(job, waiter)
-        return True
-
-    def _arm(self, deadline: float) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-        self._fires_at = deadline
-        delay_s = max(self._TICK_S, deadline - monotonic())
-        self._timer = asyncio.get_running_loop().call_later(delay_s, self._fire)
-
-    def _fire(self) -> None:
-        self._timer = None
-        self._fires_at = nearest = float("inf")
-        now = monotonic()
-        for waiter, deadline in self._deadlines.items():
-            if deadline > now:
-                nearest = min(nearest, deadline)
-            elif not waiter.done():
-                waiter.set_exception(TimeoutError())
-        if nearest < self._fires_at:
-            self._arm(nearest)
 
 
 PROBLEM_TYPE = "application/problem+json"
