@@ -80,6 +80,26 @@ async def test_a_thread_is_made_only_when_none_is_idle() -> None:
     assert len(idents) == 1
 
 
+async def test_threads_that_are_not_needed_any_more_end() -> None:
+    release = threading.Event()
+
+    def work() -> None:
+        release.wait(10)
+
+    before = threads_of_pools()
+    async with Runtime([work], concurrency=4, threads=4) as runtime:
+        pool = runtime.parts.executors["thread"]
+        assert isinstance(pool, ThreadExecutor)
+        pool._idle_max_s = 0.05
+        handles = await runtime.enqueue_many(call(work) for _ in range(4))
+        await eventually(lambda: threads_of_pools() == before + 4)
+        release.set()
+        for handle in handles:
+            await handle.result(timeout_s=5)
+        await eventually(lambda: threads_of_pools() == before)
+        assert await (await runtime.enqueue(work)).wait(timeout_s=5) == "completed"
+
+
 async def test_a_waiting_thread_holds_nothing_of_the_job_it_ran() -> None:
     class Big:
         pass

@@ -6,6 +6,7 @@ import asyncio
 import contextvars
 import logging
 import threading
+import time
 from collections import deque
 from collections.abc import Awaitable
 from queue import SimpleQueue
@@ -83,6 +84,7 @@ class _Worker(threading.Thread):
     def __init__(self, pool: ThreadExecutor, number: int) -> None:
         super().__init__(name=f"worker-runtime-{number}", daemon=True)
         self.inbox: SimpleQueue[_Work | None] = SimpleQueue()
+        self.idle_since = 0.0
         self._pool = pool
 
     def run(self) -> None:
@@ -105,12 +107,19 @@ class ThreadExecutor:
     that does not look is abandoned: its thread runs on outside the pool and a new one takes its
     place, until `abandoned_max` threads are out there. After that the pool shrinks, and with no
     thread left `start` raises ExecutorFull.
+
+    Threads are made when work waits for one, up to `size`, and end when they have been idle for
+    `idle_max_s`: the one that worked last works next, so that those there are too many of grow old.
     """
 
     needs_context = False
 
-    def __init__(self, *, size: int, abandoned_max: int, stop_grace_s: float) -> None:
+    def __init__(
+        self, *, size: int, abandoned_max: int, stop_grace_s: float, idle_max_s: float = 30.0
+    ) -> None:
         self.stop_grace_s = stop_grace_s
+        self._idle_max_s = idle_max_s
+        self._trim_timer: asyncio.TimerHandle | None = None
         self._size = size
         self._abandoned_max = abandoned_max
         self._idle: list[_Worker] = []
@@ -186,6 +195,8 @@ class ThreadExecutor:
 
     async def close(self) -> None:
         self._is_closed = True
+        if self._trim_timer is not None:
+            self._trim_timer.cancel()
         while self._waiting:
             self._waiting.popleft().future.cancel()
         while self._idle:
@@ -215,8 +226,24 @@ class ThreadExecutor:
         if self._is_closed or len(self._busy) + len(self._idle) >= self._available:
             worker.inbox.put(None)
         else:
+            worker.idle_since = time.monotonic()
             self._idle.append(worker)
+            if self._trim_timer is None:
+                self._set_trim_timer(self._idle_max_s)
         self._start_waiting()
+
+    def _trim(self) -> None:
+        """End the threads that have been idle for too long, and look again when the next is due."""
+        self._trim_timer = None
+        now = time.monotonic()
+        while self._idle and now - self._idle[0].idle_since >= self._idle_max_s:
+            self._idle.pop(0).inbox.put(None)
+        if self._idle:
+            self._set_trim_timer(self._idle_max_s - (now - self._idle[0].idle_since))
+
+    def _set_trim_timer(self, delay_s: float) -> None:
+        assert self._loop is not None
+        self._trim_timer = self._loop.call_later(delay_s, self._trim)
 
     def _running_work(self, call: Call) -> _Work | None:
         return next((w for w in self._busy if w.call is call and not w.future.done()), None)

@@ -78,6 +78,8 @@ class Operations:
         derived = "worker" if first is None else type_of(first)
         self.worker_type = settings.worker_type or derived
         self._shapes = {task.name: RequestShape(task) for task in self._domains.values()}
+        queues = {task.queue for task in self._domains.values()}
+        self._lanes = [runtime.parts.lanes[queue] for queue in queues]
         self._view = OperationView(runtime, settings.name, self._shapes)
         self._metrics = OperationMetrics(list(self._domains.values()))
         self._types = KNOWN_TYPES | {type_of(domain) for domain in self._domains}
@@ -230,8 +232,8 @@ class Operations:
     def _active(self) -> Iterator[Job]:
         """Operations that wait or run, also those that came through another door."""
         yield from (job for job in self._live.values() if not job.is_ended)
-        for lane in {task.queue for task in self._domains.values()}:
-            for slot in self._runtime.parts.lanes[lane].running:
+        for lane in self._lanes:
+            for slot in lane.running:
                 job = slot.job
                 if job.task.domain in self._domains and job.id not in self._live:
                     yield job
