@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 
 # The backend's own enumerations; any other domain is called what it is, with underscores.
@@ -13,11 +14,13 @@ _TYPES = {
 }
 
 
+@functools.lru_cache(maxsize=256)
 def type_of(domain: str) -> str:
     """The operation type of a domain, which is also its worker type."""
     return _TYPES.get(domain) or re.sub(r"[^a-z0-9]+", "_", domain.lower()).strip("_")
 
 
+@functools.lru_cache(maxsize=256)
 def id_prefix(domain: str) -> str:
     """How generated ids of a domain begin: `worker_dp_` for `data-processing`, `worker_training_`
     for a single word."""
