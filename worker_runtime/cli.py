@@ -169,7 +169,9 @@ def _check(target: str | None, options: ListenOptions) -> int:
     from worker_runtime.target import arq_settings
 
     try:
-        sources = arq_settings(target)
+        # A plain module is asked over HTTP, without the cost and the risk of importing it.
+        name = (target or "").replace(":", ".").rpartition(".")[2]
+        sources = arq_settings(target) if name[:1].isupper() else []
         if sources:
             from worker_runtime import arq_run
 
