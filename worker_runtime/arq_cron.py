@@ -88,7 +88,7 @@ class CronLoop:
         self._schedules = schedules
         self._enqueue = enqueue
         self._timezone = timezone or datetime.now().astimezone().tzinfo
-        self._next: dict[str, datetime] = {}
+        self._next: dict[int, datetime] = {}
         self._timer: asyncio.Task[None] | None = None
 
     def start(self) -> None:
@@ -102,17 +102,17 @@ class CronLoop:
     async def look(self) -> None:
         """Enqueue what is due soon."""
         now = datetime.now(tz=self._timezone)
-        for name, schedule in self._schedules:
-            due = self._next.get(name)
+        for i, (name, schedule) in enumerate(self._schedules):
+            due = self._next.get(i)
             if due is None:
                 due = now if schedule.run_at_startup else schedule.next_after(now)
-                self._next[name] = due
+                self._next[i] = due
             if due < now + timedelta(seconds=_AHEAD_S):
                 job_id = schedule.job_id
                 if job_id is None and schedule.unique:
                     job_id = f"{name}:{round(due.timestamp() * 1000)}"
                 await self._enqueue(name, job_id, due if due > now else None)
-                self._next[name] = schedule.next_after(due)
+                self._next[i] = schedule.next_after(due)
 
     async def _run(self) -> None:
         while True:

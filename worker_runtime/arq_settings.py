@@ -55,7 +55,7 @@ class ArqFunction(msgspec.Struct, frozen=True):
 
 
 class ArqSettings(msgspec.Struct, frozen=True, kw_only=True):
-    """A worker's settings, with arq's names and defaults.
+    """A worker's settings, with arq's names and defaults. `crons`: functions and when they run.
 
     Ours, which arq ignores:
     unsafe_pickle      read every pickle, also one that runs code
@@ -64,6 +64,7 @@ class ArqSettings(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     functions: tuple[ArqFunction, ...]
+    crons: tuple[tuple[str, CronSchedule], ...] = ()
     redis: RedisLocation
     queue_name: str = DEFAULT_QUEUE_KEY
     burst: bool = False
@@ -142,25 +143,27 @@ def read_settings(source: object, **overrides: Any) -> ArqSettings:
     raw: dict[str, Any] = dict(source) if isinstance(source, Mapping) else dict(vars(source))
     own = {k: _unwrapped(v) for k, v in raw.items() if not k.startswith("__")} | overrides
     known = set(ArqSettings.__struct_fields__) | {"cron_jobs", "redis_settings"} | set(_REFUSED)
-    ignored = sorted(k for k in own if k not in known or k == "redis")
+    ignored = sorted(k for k in own if k not in known or k in ("redis", "crons"))
     if ignored:
         logger.warning("%s: ignored, as arq does: %s", name, ", ".join(ignored))
     for attribute, reason in _REFUSED.items():
         if own.get(attribute) is not None:
             raise ConfigurationError(f"{name}.{attribute} is not supported: {reason}")
     values = {k: v for k, v in own.items() if k in ArqSettings.__struct_fields__}
-    for field in ("functions", "redis"):
+    for field in ("functions", "crons", "redis"):
         values.pop(field, None)
     for field in list(values):
         values[field] = _checked(name, field, values[field])
     functions = [_function(name, f) for f in own.get("functions") or ()]
-    functions += [_cron_function(name, job) for job in own.get("cron_jobs") or ()]
+    cron_functions = [_cron_function(name, job) for job in own.get("cron_jobs") or ()]
+    functions += cron_functions
     if not functions:
         raise ConfigurationError(f"{name}: at least one function or cron job must be registered")
     by_name = {function.name: function for function in functions}
     location = own.get("redis_settings")
     return ArqSettings(
         functions=tuple(by_name.values()),
+        crons=tuple((f.name, f.cron) for f in cron_functions if f.cron is not None),
         redis=RedisLocation() if location is None else RedisLocation.from_attributes(location),
         **values,
     )

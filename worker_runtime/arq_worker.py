@@ -99,7 +99,8 @@ class ArqWorker(Manner):
                 leaves_unknown=arq.unknown_functions == "leave",
                 poll_max_s=max(0.001, arq.poll_delay),
                 jobs_max=arq.max_burst_jobs if arq.burst and arq.max_burst_jobs >= 0 else None,
-                health_every_s=arq.health_check_interval,
+                # arq writes it with each poll where the interval is 0.
+                health_every_s=arq.health_check_interval or max(0.05, arq.poll_delay),
                 health_key=arq.health_check_key,
             ),
             lifespan=self._lifespan,
@@ -156,8 +157,7 @@ class ArqWorker(Manner):
         logger.info("Starting worker for %d functions: %s", len(self.functions), names)
         await _log_redis_info(pool)
         self.ctx["redis"] = pool
-        crons = [(f.name, f.cron) for f in arq.functions if f.cron is not None]
-        cron = CronLoop(crons, functools.partial(_enqueue_cron, pool), arq.timezone)
+        cron = CronLoop(arq.crons, functools.partial(_enqueue_cron, pool), arq.timezone)
         try:
             if arq.on_startup is not None:
                 await arq.on_startup(self.ctx)
@@ -217,7 +217,8 @@ class ArqWorker(Manner):
             if self.settings.retry_jobs:
                 again = _asks_again(error)
                 if again is not None:
-                    run.retry_s = again.delay_s
+                    is_wish = isinstance(error, RunAgain) or hasattr(error, "defer_score")
+                    run.retry_s = again.delay_s if is_wish else None
                     return again
             if isinstance(error, Exception) and not isinstance(error, ExecutorFailure):
                 self.store.errors[context.job_id] = error
@@ -327,6 +328,7 @@ class ArqWorker(Manner):
                 failure.error_type,
                 failure.error,
                 exc_info=error if isinstance(error, Exception) else None,
+                extra={"extra": _extra_of(error)},
             )
 
     def _arguments(self, job: Job) -> str:
@@ -345,6 +347,12 @@ def _bounded_repr() -> reprlib.Repr:
 
 def _truncate(text: str) -> str:
     return text if len(text) <= _SHOWN_CHARS else text[: _SHOWN_CHARS - 1] + "…"
+
+
+def _extra_of(error: Any) -> Any:
+    """What an exception wants to have logged with it, as arq asks for it."""
+    extra = getattr(error, "extra", None)
+    return extra() if callable(extra) else extra
 
 
 def _takes_positional(function: Callable[..., Any]) -> bool:

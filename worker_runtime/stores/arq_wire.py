@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import builtins
+import logging
 import pickle
 from collections.abc import Callable
 from typing import Any
@@ -22,6 +23,8 @@ from worker_runtime.stores.arq_pickle import (
     loads_plain,
     loads_result,
 )
+
+logger = logging.getLogger("arq.jobs")
 
 DEFAULT_QUEUE_KEY = "arq:queue"
 JOB_PREFIX = "arq:job:"
@@ -177,6 +180,7 @@ class Wire:
                 data["r"] = RuntimeError(value.text)
             return self._serialize(data)
         except Exception:
+            logger.warning("error serializing result of %s:%s", job_id, job.function, exc_info=True)
             data |= {"r": "unable to serialize result", "s": False}
         try:
             return self._serialize(data)

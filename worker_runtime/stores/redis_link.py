@@ -238,7 +238,7 @@ async def end_tasks(tasks: Iterable[asyncio.Task[None]]) -> None:
     while pending:
         for task in pending:
             task.cancel()
-        _, pending = await asyncio.wait(pending, timeout=0.05)
+        _, pending = await asyncio.wait(pending, timeout=0.5)
 
 
 async def drop_connections(client: Any) -> None:
