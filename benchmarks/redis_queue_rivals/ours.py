@@ -1,74 +1,52 @@
-"""worker_runtime on arq's wire: an arq settings class run by our worker, and our client."""
+"""worker_runtime: an arq settings class run by our worker, and our client, on arq's wire."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import sys
 import time
+from typing import Any
+
+import uvloop
+from measure import COUNT, PORT, SLOTS, VERB, begin, end, picked_up
 
 from worker_runtime.arq import RedisSettings, create_pool
 from worker_runtime.arq_worker import ArqWorker
 
-QUEUE = "arq:queue"
+REDIS = RedisSettings(port=PORT)
 
 
-async def noop(ctx: dict[str, object]) -> None:
-    pass
+async def noop(ctx: dict[str, Any]) -> None:
+    begin()
+    end()
 
 
-async def sleep_10ms(ctx: dict[str, object]) -> None:
+async def sleep_10ms(ctx: dict[str, Any]) -> None:
+    begin()
     await asyncio.sleep(0.01)
+    end()
 
 
-async def note(ctx: dict[str, object], enqueued_at: float) -> float:
-    return time.time() - enqueued_at
+async def note(ctx: dict[str, Any], enqueued_at: float) -> None:
+    picked_up(enqueued_at)
 
 
-async def enqueue(port: int, function: str, count: int) -> None:
-    pool = await create_pool(RedisSettings(port=port))
-    for _ in range(count):
-        await pool.enqueue_job(function)
-    await pool.aclose()
+async def main() -> None:
+    pool = await create_pool(REDIS)
+    if VERB.startswith("enqueue"):
+        began_at = time.perf_counter()
+        for _ in range(COUNT):
+            await pool.enqueue_job(VERB.partition(":")[2])
+        print(time.perf_counter() - began_at)
+        return
+    settings = {"functions": [noop, sleep_10ms, note], "redis_settings": REDIS, "max_jobs": SLOTS}
+    async with ArqWorker(settings):
+        if VERB == "work":
+            await asyncio.Event().wait()
+        while True:
+            await asyncio.sleep(0.05)
+            await pool.enqueue_job("note", time.time())
 
 
-async def work(port: int, slots: int) -> None:
-    worker = ArqWorker(
-        {
-            "functions": [noop, sleep_10ms, note],
-            "redis_settings": RedisSettings(port=port),
-            "max_jobs": slots,
-            "burst": True,
-        }
-    )
-    async with worker:
-        await worker.drain()
-
-
-async def latencies(port: int, count: int, every_s: float) -> list[float]:
-    worker = ArqWorker(
-        {"functions": [note], "redis_settings": RedisSettings(port=port), "max_jobs": 10}
-    )
-    pool = await create_pool(RedisSettings(port=port))
-    found = []
-    async with worker:
-        for _ in range(count):
-            job = await pool.enqueue_job("note", time.time())
-            assert job is not None
-            found.append(await job.result(timeout=5))
-            await asyncio.sleep(every_s)
-    await pool.aclose()
-    return found
-
-
-if __name__ == "__main__":
-    import uvloop
-
-    logging.disable(logging.WARNING)
-    verb, port = sys.argv[1], int(sys.argv[2])
-    if verb == "enqueue":
-        uvloop.run(enqueue(port, sys.argv[3], int(sys.argv[4])))
-    elif verb == "work":
-        uvloop.run(work(port, int(sys.argv[3])))
-    else:
-        print(*uvloop.run(latencies(port, int(sys.argv[3]), float(sys.argv[4]))))
+logging.disable(logging.WARNING)
+uvloop.run(main())

@@ -1,0 +1,1 @@
+"""The six queues of the plant, one module each; every module has a `WorkerSettings`."""
