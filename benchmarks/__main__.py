@@ -10,7 +10,7 @@ from pathlib import Path
 from benchmarks.report import hardware, interpreter
 
 PAGE = Path(__file__).with_name("RESULTS.md")
-NAMES = ("dispatch", "scale", "web", "durable", "cpu_pool", "fleets")
+NAMES = ("dispatch", "scale", "web", "durable", "cpu_pool", "fleets", "redis_queue")
 
 INTRODUCTION = """# Benchmark results
 

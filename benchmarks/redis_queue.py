@@ -24,7 +24,7 @@ from tests.redis.redis_server import RedisServer
 
 ROOT = Path(__file__).resolve().parent.parent
 SCRIPTS = Path(__file__).resolve().parent / "redis_queue_rivals"
-JOBS = 2_000
+JOBS = 4_000
 SLOTS = 100
 ROUNDS = 3
 LATENCIES = 40
@@ -168,8 +168,9 @@ def main() -> str:
                 "## Redis queue",
                 (
                     f"Redis {version}, {JOBS:,} jobs, {SLOTS} slots, {ROUNDS} rounds in turns, one "
-                    "worker process; from the start of the first job to the end of the last. The "
-                    "enqueuer awaits each job. Commands include those inside scripts. "
+                    "worker process; from the start of the first job to the end of the last, ours until "
+                    "its result is written too. The enqueuer awaits each job. Commands include "
+                    "those inside scripts. "
                     f"{versions('redis', 'hiredis', 'uvloop')}.{able(server)[1]}"
                 ),
                 "No-op jobs:",
