@@ -1,5 +1,5 @@
-"""What each contender's script shares: its tasks' bodies, which also measure. Standard library only,
-because each script runs in the environment of its own contender."""
+"""What each contender's script shares: its tasks' bodies, which also measure. Standard library
+only, because each script runs in the environment of its own contender."""
 
 from __future__ import annotations
 

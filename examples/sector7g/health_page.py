@@ -1,6 +1,6 @@
 """A page with the health of the six queues, read from Redis as the plant's dashboards read it.
 
-    python -m examples.sector7g.health_page [PORT]
+python -m examples.sector7g.health_page [PORT]
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ async def health_of(pool: ArqRedis, queue: str) -> dict[str, Any]:
     unhealthy; without a key nobody works there."""
     key = f"arq:queue:{queue}"
     queued = await pool.zcard(key)
-    line = await pool.get(f"{key}:health-check")
+    line: Any = await pool.get(f"{key}:health-check")
     if line is None:
         return {"queue": queue, "status": "offline", "queued": queued}
     figures = {name: int(value) for name, value in _FIGURE.findall(line.decode())}

@@ -109,11 +109,11 @@ def _table(outcomes: dict[str, bool | None]) -> str:
     lines += ["| file | passed | failed | skipped |", "| --- | --- | --- | --- |"]
     for file in dict.fromkeys(name.partition("::")[0] for name in outcomes):
         found = [ok for name, ok in outcomes.items() if name.startswith(f"{file}::")]
-        lines.append(f"| {file} | {found.count(True)} | {found.count(False)} | {found.count(None)} |")
+        lines.append(
+            f"| {file} | {found.count(True)} | {found.count(False)} | {found.count(None)} |"
+        )
     total = list(outcomes.values())
-    lines.append(
-        f"| all | {total.count(True)} | {total.count(False)} | {total.count(None)} |"
-    )
+    lines.append(f"| all | {total.count(True)} | {total.count(False)} | {total.count(None)} |")
     failed = [name for name, ok in outcomes.items() if ok is False]
     if failed:
         lines += ["", "What does not pass, and why:", "", "| test | reason |", "| --- | --- |"]

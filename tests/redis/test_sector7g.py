@@ -1,4 +1,4 @@
-"""The example with six queues: several settings classes in one process, events and a health page."""
+"""The example with six queues: several settings classes in one process, events, a health page."""
 
 from __future__ import annotations
 

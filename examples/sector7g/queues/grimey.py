@@ -9,9 +9,7 @@ _hooks = Hooks("arq:queue:grimey")
 
 
 class WorkerSettings:
-    functions = (
-        pausing("grimey_sim_task", 20.0),
-    )
+    functions = (pausing("grimey_sim_task", 20.0),)
     redis_settings = REDIS_SETTINGS
     queue_name = "arq:queue:grimey"
     max_jobs = 1
