@@ -101,7 +101,7 @@ def process(server: RedisServer, function: str, contender: Contender) -> dict[st
         [enqueue_s] = run(contender, f"enqueue:{function}", server.port, JOBS)
         client.config_resetstat()
         [work_s] = run(contender, contender.work, server.port, JOBS)
-        found: Any = client.info("commandstats")
+        found: dict[str, dict[str, float]] = client.info("commandstats")
         commands = sum(figures["calls"] for figures in found.values())
         scripts = sum(
             figures["calls"] for name, figures in found.items() if name.startswith("cmdstat_eval")
@@ -117,8 +117,7 @@ def process(server: RedisServer, function: str, contender: Contender) -> dict[st
 def able(server: RedisServer) -> tuple[list[Contender], str]:
     """The contenders that this server is new enough for, and a sentence on the others."""
     with server.client() as client:
-        about: Any = client.info("server")
-        major = int(about["redis_version"].split(".")[0])
+        major = int(client.info("server")["redis_version"].split(".")[0])
     left_out = [c.label for c in CONTENDERS if c.needs_redis > major]
     note = f" Not run, because it needs Redis 7: {', '.join(left_out)}." if left_out else ""
     return [c for c in CONTENDERS if c.needs_redis <= major], note
@@ -164,16 +163,15 @@ def latency_section(server: RedisServer) -> str:
 def main() -> str:
     """Measure, and return the page's section."""
     with redis_server() as server, server.client() as client:
-        about: Any = client.info("server")
-        version = about["redis_version"]
+        version = client.info("server")["redis_version"]
         return "\n\n".join(
             [
                 "## Redis queue",
                 (
                     f"Redis {version}, {JOBS:,} jobs, {SLOTS} slots, {ROUNDS} rounds in turns, one "
                     "worker process; from the start of the first job to the end of the last, ours "
-                    "until its result is written. The enqueuer awaits each job. Commands include "
-                    "those inside scripts. "
+                    "until its result is written too. The enqueuer awaits each job. Commands "
+                    "include those inside scripts. "
                     f"{versions('redis', 'hiredis', 'uvloop')}.{able(server)[1]}"
                 ),
                 "No-op jobs:",

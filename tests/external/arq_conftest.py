@@ -43,15 +43,11 @@ class OurWorker:
         self.pool = redis_pool
         self.health_check_key = settings["queue_name"] + health_check_key_suffix
         self._workers = []
+        self.tasks, self.job_tasks, self.aborting_tasks = {}, {}, set()  # empty after `main()`
         self._overrides = {}
 
     def _sum(self, name):
         return sum(getattr(worker.store, name) for worker in self._workers)
-
-    # What arq keeps of running jobs; empty once `main()` has returned.
-    tasks = {}
-    job_tasks = {}
-    aborting_tasks = set()
 
     jobs_complete = property(lambda self: self._sum("completed"))
     jobs_failed = property(lambda self: self._sum("failed"))

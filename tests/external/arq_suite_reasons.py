@@ -16,10 +16,9 @@ REASONS: dict[str, str] = {
         "runs `main()` three times and expects one worker's counters; the adapter starts a new "
         "worker each time"
     ),
-    "test_worker::test_queue_read_limit_equals_max_jobs": _INSIDE
-    + "`queue_read_limit`, not needed",
-    "test_worker::test_queue_read_limit_calc": _INSIDE + "`queue_read_limit`, not needed",
-    "test_worker::test_custom_queue_read_limit": _INSIDE + "`queue_read_limit`, not needed",
+    "test_worker::test_queue_read_limit_equals_max_jobs": _INSIDE + "`queue_read_limit`",
+    "test_worker::test_queue_read_limit_calc": _INSIDE + "`queue_read_limit`",
+    "test_worker::test_custom_queue_read_limit": _INSIDE + "`queue_read_limit`",
     "test_worker::test_max_bursts_dont_get": _INSIDE + "calls `_poll_iteration`",
     "test_worker::test_multi_exec": _INSIDE + "calls `start_jobs`; no WATCH is used here",
     "test_worker::test_worker_timezone_defaults_to_system_timezone": _INSIDE + "`timezone`",
