@@ -187,10 +187,12 @@ class Claimer:
             limit = self._room(lane)
             if limit <= 0 or not self._may_have_more[lane.name]:
                 continue
+            self._may_have_more[lane.name] = False  # before the claim: a wake meanwhile counts
             claims = await self._store.claim(lane.name, limit)
             self.waiting[lane.name] = claims.waiting
             self._next_due[lane.name] = claims.next_due
-            self._may_have_more[lane.name] = len(claims.jobs) >= limit
+            if len(claims.jobs) >= limit:
+                self._may_have_more[lane.name] = True
             self.claimed_count += len(claims.jobs)
             found += len(claims.jobs)
             if claims.jobs:
