@@ -106,6 +106,10 @@ class ArqWorker(Manner):
             lifespan=self._lifespan,
             middleware=[self._attempt],
         )
+        for definition in self.runtime.tasks:  # marked ones say themselves where they run, not here
+            definition.queue = arq.queue_name
+            own_s = self.functions[definition.name].timeout_s
+            definition.timeout_s = own_s or definition.timeout_s or arq.job_timeout
 
     def __repr__(self) -> str:
         s = self.store
@@ -175,21 +179,15 @@ class ArqWorker(Manner):
         """The function as a task of the runtime, with arq's context as its first argument where it
         can take one. A function marked with `@task` keeps its executor and gets our context."""
         marked = policy_of(function.coroutine)
-        timeout_s = self.settings.job_timeout if function.timeout_s is None else function.timeout_s
         if marked is not None and marked.run_in in ("thread", "process"):
-            call: Callable[..., Any] = functools.wraps(function.coroutine)(
-                functools.partial(function.coroutine)
-            )
-            run_in = marked.run_in
-        else:
-            call, run_in = self._with_ctx(function.coroutine), None
+            return function.coroutine
+        timeout_s = self.settings.job_timeout if function.timeout_s is None else function.timeout_s
         return task(
             name=function.name,
             queue=self.settings.queue_name,
             timeout_s=timeout_s or None,
             retry=NO_RETRY,
-            run_in=run_in,
-        )(call)
+        )(self._with_ctx(function.coroutine))
 
     def _with_ctx(self, coroutine: Callable[..., Any]) -> Callable[..., Any]:
         takes_ctx = _takes_positional(coroutine)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -400,9 +401,22 @@ async def test_the_health_key_beats_while_every_slot_is_busy(server: RedisServer
         assert client.get(key) is None
 
 
-async def test_a_process_task_in_a_settings_class(server: RedisServer) -> None:
-    async with working(server, functions=[in_thread]) as (_, pool):
-        assert await (await enqueue(pool, "in_thread", 2)).result(timeout=10) == 4
+async def test_tasks_in_threads_and_processes(server: RedisServer) -> None:
+    async with working(server, functions=[in_thread, in_process, fails_in_process]) as (_, pool):
+        assert await (await enqueue(pool, "in_thread", 2)).result(timeout=20) == 4
+        assert await (await enqueue(pool, "in_process", 3)).result(timeout=20) != os.getpid()
+        with pytest.raises(LookupError, match="nothing here"):
+            await (await enqueue(pool, "fails_in_process")).result(timeout=20)
+
+
+@task(run_in="process")
+def in_process(value: int) -> int:
+    return os.getpid()
+
+
+@task(run_in="process")
+def fails_in_process() -> None:
+    raise LookupError("nothing here")
 
 
 @task(run_in="thread")
