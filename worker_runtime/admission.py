@@ -28,8 +28,9 @@ from worker_runtime.stores.arq_wire import (
     WireJob,
     execution_failed,
 )
-from worker_runtime.stores.redis import Claimed, RedisStore
+from worker_runtime.stores.redis import RedisStore
 from worker_runtime.stores.redis_lookup import UNKNOWN_FUNCTION
+from worker_runtime.stores.redis_manner import Claimed
 from worker_runtime.table import JobTable
 
 logger = logging.getLogger("worker_runtime.claimer")

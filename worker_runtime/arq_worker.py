@@ -34,8 +34,9 @@ from worker_runtime.runtime import Runtime
 from worker_runtime.settings import QueueSettings, Settings
 from worker_runtime.shared import SharedSetup
 from worker_runtime.stores.arq_wire import CRON_HOLD_MS, Wire
-from worker_runtime.stores.redis import Manner, RedisStore
+from worker_runtime.stores.redis import RedisStore
 from worker_runtime.stores.redis_link import exceptions
+from worker_runtime.stores.redis_manner import Manner
 from worker_runtime.task import NO_RETRY, policy_of, task
 
 logger = logging.getLogger("arq.worker")

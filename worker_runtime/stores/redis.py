@@ -18,13 +18,10 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from typing import Any
 
-import msgspec
-
-from worker_runtime.errors import ConfigurationError, QueueFull, StoreUnavailable
+from worker_runtime.errors import QueueFull, StoreUnavailable
 from worker_runtime.job import COMPLETED, QUEUED, SCHEDULED, Job, Priority, Transition
 from worker_runtime.stores import Recorded
 from worker_runtime.stores.arq_wire import (
-    DEFAULT_QUEUE_KEY,
     EXPIRES_EXTRA_MS,
     RETRY_PREFIX,
     RETRY_TTL_S,
@@ -36,12 +33,13 @@ from worker_runtime.stores.redis_link import (
     Script,
     drop_connections,
     exceptions,
-    is_passing,
     may_have_happened,
 )
 from worker_runtime.stores.redis_lookup import Lookup
+from worker_runtime.stores.redis_manner import Claimed, Claims, Manner, queue_key
 from worker_runtime.stores.redis_outbox import Finish, Outbox
 from worker_runtime.stores.redis_records import Records, priority_keys
+from worker_runtime.stores.redis_server import check_server
 from worker_runtime.task import TaskDefinition
 
 logger = logging.getLogger("worker_runtime.redis")
@@ -51,69 +49,6 @@ _NOTE_PREFIX = "worker_runtime:note:"
 _UNKNOWN_TTL_S = 30
 _LOOK_MAX = 20_000
 _FLUSH_WITHIN_S = 5.0
-
-
-class Claimed(msgspec.Struct, gc=False):
-    """A job that this process holds from now on, as Redis had it.
-
-    payload   None where the job's key has expired
-    abort_ms  when somebody asked for its abort, if so
-    crashes   how often a worker died with it
-    """
-
-    lease: Lease
-    payload: bytes | None
-    priority: int
-    abort_ms: int | None
-    crashes: int
-
-
-class Claims(msgspec.Struct, gc=False):
-    """What one claim found. `waiting` counts the queue with those in progress; `next_due` is the
-    Unix time at which the next scheduled job becomes due, None where there is none."""
-
-    jobs: list[Claimed]
-    waiting: int
-    next_due: float | None
-
-
-class Manner:
-    """What differs between our own fleets and arq's. This is our own; `arq_worker` has arq's."""
-
-    has_after_end = False
-
-    def __init__(self, *, result_ttl_s: float) -> None:
-        self._result_ttl_s = result_ttl_s
-
-    def result_ttl_ms(self, job: Job) -> int | None:
-        """How long the result is kept; 0 for ever, None not at all."""
-        ttl_s = self._result_ttl_s if job.task.result_ttl_s is None else job.task.result_ttl_s
-        if job.options is not None and job.options.result_ttl_s is not msgspec.UNSET:
-            ttl_s = job.options.result_ttl_s
-        return round(ttl_s * 1000) or None
-
-    def hold_ms(self, job: Job) -> int:
-        """How long an ended job still counts as in progress."""
-        return 0
-
-    def ended_early(self, job: Job, text: str) -> None:
-        """Called when a job ends without a run."""
-
-    def before_end(self, job: Job, transition: Transition) -> Awaitable[None] | None:
-        """Called when an attempt has ended, before that is written."""
-        return None
-
-    def after_end(self, job: Job, transition: Transition) -> Awaitable[None] | None:
-        """Called when the end of an attempt is written."""
-        return None
-
-
-def queue_key(name: str) -> str:
-    """The key of the queue called `name`: `arq:queue` for the default queue, `arq:queue:NAME` for
-    others; a name that starts with `arq:queue` is the key itself."""
-    if name == "default":
-        return DEFAULT_QUEUE_KEY
-    return name if name.startswith(DEFAULT_QUEUE_KEY) else f"{DEFAULT_QUEUE_KEY}:{name}"
 
 
 class RedisStore:
@@ -186,7 +121,7 @@ class RedisStore:
     async def open(self) -> None:
         if self._is_open:
             return
-        await self._check_server()
+        await check_server(self.location)
         loop = asyncio.get_running_loop()
         self._claim_client = self.location.connect(single_connection_client=True)
         self._outbox_client = self.location.connect(single_connection_client=True)
@@ -201,31 +136,6 @@ class RedisStore:
         self.outbox.start()
         self.leases.start()
         self._is_open = True
-
-    async def _check_server(self) -> None:
-        client = self.location.connect()
-        try:
-            info = await _patiently(client.info, self.location)
-        finally:
-            await client.aclose()
-        if int(info.get("cluster_enabled", 0)):
-            raise ConfigurationError(
-                f"store {self.location.shown}: a Redis Cluster cannot be used, because arq's keys "
-                "have no hash tag and one job's keys would lie on several nodes; use one server"
-            )
-        version = str(info.get("redis_version", "0"))
-        if int(version.split(".")[0]) < 5:
-            raise ConfigurationError(
-                f"store {self.location.shown}: Redis {version} is too old; 5 or newer"
-            )
-        policy = info.get("maxmemory_policy", "noeviction")
-        if policy != "noeviction":
-            logger.warning(
-                "store %s: maxmemory-policy is %s, so Redis may evict accepted jobs when its "
-                "memory is full; noeviction keeps them",
-                self.location.shown,
-                policy,
-            )
 
     async def recover(self, tasks: Callable[[str], TaskDefinition]) -> AsyncIterator[Sequence[Job]]:
         """Nothing to bring back: unfinished jobs are claimed, by whoever is free first."""
@@ -249,11 +159,7 @@ class RedisStore:
     # Accept
 
     def record_accepted(self, jobs: Sequence[Job]) -> asyncio.Future[None] | None:
-        """As `enqueue`, for callers that know the ids to be new."""
-        return asyncio.ensure_future(self._accept(jobs))
-
-    async def _accept(self, jobs: Sequence[Job]) -> None:
-        await self.enqueue(jobs)
+        raise AssertionError("jobs are accepted into a shared store with `enqueue`")
 
     async def enqueue(self, jobs: Sequence[Job]) -> list[bool]:
         """Put jobs into their queues, all or none. For each: False where its id is in use already.
@@ -500,17 +406,3 @@ def _from_thread(
         loop.call_soon_threadsafe(callback, ids)
     except RuntimeError:  # the loop is closed
         pass
-
-
-async def _patiently(call: Callable[[], Awaitable[Any]], location: RedisLocation) -> Any:
-    """`call()`, tried again while the server is not there yet. Raises ConfigurationError."""
-    left = location.conn_retries
-    while True:
-        try:
-            return await call()
-        except (exceptions.RedisError, OSError) as error:
-            if not left or not is_passing(error):
-                raise ConfigurationError(f"store {location.shown}: {error}") from None
-            logger.warning("%s: %s, %d retries remaining...", location.shown, error, left)
-        left -= 1
-        await asyncio.sleep(location.conn_retry_delay)
