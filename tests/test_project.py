@@ -19,11 +19,9 @@ MODULES = sorted(Path(worker_runtime.__file__).parent.rglob("*.py"))
 LINES_MAX = 400
 # Longer than it should be: each of these may shrink, and must not grow past its ceiling.
 LONGER = {
-    "worker_runtime/arq.py": 520,
-    "worker_runtime/stores/redis.py": 550,
+    "worker_runtime/stores/redis.py": 410,
     "worker_runtime/dispatcher.py": 450,
     "worker_runtime/runtime.py": 600,
-    "worker_runtime/web/wire.py": 450,
 }
 
 
