@@ -46,6 +46,7 @@ from worker_runtime.stores.redis_link import (
     RedisLocation,
     Script,
     async_redis,
+    close_client,
     exceptions,
 )
 
@@ -295,7 +296,7 @@ async def create_pool(
             break
         except (exceptions.RedisError, OSError):
             if not left:
-                await pool.aclose()
+                await close_client(pool)
                 raise
             await asyncio.sleep(location.conn_retry_delay)
     return pool

@@ -19,7 +19,7 @@ from worker_runtime.errors import ConfigurationError
 from worker_runtime.log_setup import configure_logging
 from worker_runtime.settings import Settings
 from worker_runtime.stores.arq_wire import HEALTH_SUFFIX
-from worker_runtime.stores.redis_link import exceptions
+from worker_runtime.stores.redis_link import close_client, exceptions
 
 logger = logging.getLogger("arq.worker")
 
@@ -84,7 +84,7 @@ async def _check_one(source: Any) -> int:
         logger.warning("Health check failed: %s", error)
         return 1
     finally:
-        await client.aclose()
+        await close_client(client)
     if not found:
         logger.warning("Health check failed: no health check sentinel value found")
         return 1

@@ -35,7 +35,7 @@ from worker_runtime.settings import QueueSettings, Settings
 from worker_runtime.shared import SharedSetup
 from worker_runtime.stores.arq_wire import CRON_HOLD_MS, Wire
 from worker_runtime.stores.redis import RedisStore
-from worker_runtime.stores.redis_link import exceptions
+from worker_runtime.stores.redis_link import close_client, exceptions
 from worker_runtime.stores.redis_manner import Manner
 from worker_runtime.task import NO_RETRY, policy_of, task
 
@@ -172,7 +172,7 @@ class ArqWorker(Manner):
             await cron.stop()
             if arq.on_shutdown is not None:
                 await arq.on_shutdown(self.ctx)
-            await pool.aclose()
+            await close_client(pool)
 
     # Tasks
 

@@ -19,7 +19,7 @@ from worker_runtime.job import RUNNING, Job, StopReason
 from worker_runtime.slots import Lane
 from worker_runtime.stores.arq_wire import ABORT_AGE_MAX_MS, ABORT_KEY, WAKE_CHANNEL
 from worker_runtime.stores.redis import RedisStore
-from worker_runtime.stores.redis_link import end_tasks, exceptions, is_passing
+from worker_runtime.stores.redis_link import close_client, end_tasks, exceptions, is_passing
 from worker_runtime.table import JobTable
 
 logger = logging.getLogger("worker_runtime.claimer")
@@ -243,7 +243,7 @@ class Claimer:
                 except (exceptions.RedisError, OSError):
                     await asyncio.sleep(_BACKOFF_MAX_S)  # the poll goes on meanwhile
         finally:
-            await client.aclose()
+            await close_client(client)
 
     def _heard(self, message: dict[str, Any]) -> None:
         if message.get("data") == b"abort":

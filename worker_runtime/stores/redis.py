@@ -31,6 +31,7 @@ from worker_runtime.stores.redis_lease import Lease, LeaseKeeper
 from worker_runtime.stores.redis_link import (
     RedisLocation,
     Script,
+    close_client,
     drop_connections,
     exceptions,
     may_have_happened,
@@ -154,7 +155,7 @@ class RedisStore:
         await self.lookup.close()
         await asyncio.get_running_loop().run_in_executor(None, self.leases.stop)
         for client in (self._claim_client, self._outbox_client, self.client):
-            await client.aclose()
+            await close_client(client)
 
     # Accept
 

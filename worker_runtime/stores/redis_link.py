@@ -30,6 +30,7 @@ __all__ = [
     "RedisLocation",
     "Script",
     "async_redis",
+    "close_client",
     "drop_connections",
     "end_tasks",
     "exceptions",
@@ -218,7 +219,7 @@ def is_passing(error: BaseException) -> bool:
         return True
     text = str(error)
     return isinstance(error, exceptions.ResponseError) and (
-        isinstance(error, exceptions.OutOfMemoryError | exceptions.ReadOnlyError)
+        isinstance(error, exceptions.ReadOnlyError)
         or text.startswith(_PASSING_WORDS)
         or "command not allowed when used memory" in text
         or "-READONLY" in text
@@ -239,6 +240,11 @@ async def end_tasks(tasks: Iterable[asyncio.Task[None]]) -> None:
         for task in pending:
             task.cancel()
         _, pending = await asyncio.wait(pending, timeout=0.5)
+
+
+async def close_client(client: Any) -> None:
+    """Close an asyncio client; redis-py 4 has another name for it than 5."""
+    await (client.aclose() if hasattr(client, "aclose") else client.close())
 
 
 async def drop_connections(client: Any) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from worker_runtime.errors import ConfigurationError
-from worker_runtime.stores.redis_link import RedisLocation, exceptions, is_passing
+from worker_runtime.stores.redis_link import RedisLocation, close_client, exceptions, is_passing
 
 logger = logging.getLogger("worker_runtime.redis")
 
@@ -19,7 +19,7 @@ async def check_server(location: RedisLocation) -> None:
     try:
         info = await _patiently(client.info, location)
     finally:
-        await client.aclose()
+        await close_client(client)
     if int(info.get("cluster_enabled", 0)):
         raise ConfigurationError(
             f"store {location.shown}: a Redis Cluster cannot be used, because arq's keys "
