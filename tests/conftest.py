@@ -8,11 +8,18 @@ import sys
 import typing
 from collections.abc import Callable, Mapping
 
+import hypothesis
 import pytest
 
 from worker_runtime.settings import Settings, _variables
 
 LoopFactory = Callable[[], asyncio.AbstractEventLoop]
+
+# How long an example takes says something about the machine. The time limit of the test holds.
+hypothesis.settings.register_profile(
+    "untimed", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.load_profile("untimed")
 
 
 def _loop_factories() -> dict[str, LoopFactory]:

@@ -53,50 +53,50 @@ class Attempts:
     async def run(self, slot: Slot, finished: Callable[[Slot, Outcome], bool]) -> None:
         """Run the slot's job to its Outcome, whatever its task does, and hand that to `finished`;
         then run the next job, as long as `finished` has put one into the slot. Never raises."""
-        turn = 0
         while True:
-            job = slot.job
-            task = job.task
-            try:
-                if task.is_bare and job.options is None is job.kwargs and slot.stopped_by is None:
-                    # What LoopExecutor.start comes to when there is nothing to set up.
-                    slot.is_started = True
-                    value = await task.fn(*job.args)  # type: ignore[misc]
+            slot.is_started = True
+            for _ in range(_JOBS_PER_TURN):
+                job = slot.job
+                task = job.task
+                try:
+                    if task.is_bare and job.options is None is job.kwargs and slot.stopped_by is None:
+                        # What LoopExecutor.start comes to when there is nothing to set up.
+                        value = await task.fn(*job.args)  # type: ignore[misc]
+                    else:
+                        value = await self._run_dressed(slot)
+                except BaseException as error:
+                    outcome = self._outcome_of(slot, error)
                 else:
-                    value = await self._run_dressed(slot)
-            except BaseException as error:
-                outcome = self._outcome_of(slot, error)
-            else:
-                if slot.stopped_by is not None:
-                    outcome = self._outcome_of_value(slot, value)
-                elif value is None:
-                    outcome = RETURNED_NONE
-                elif type(value) is not RunAgain:
-                    outcome = Outcome(RETURNED, value)
-                else:
-                    outcome = self._outcome_of_value(slot, value)
-            if not finished(slot, outcome):
-                return
-            turn += 1
-            if turn >= _JOBS_PER_TURN:
-                turn = 0
-                await asyncio.sleep(0)
+                    if slot.stopped_by is not None:
+                        outcome = self._outcome_of_value(slot, value)
+                    elif value is None:
+                        outcome = RETURNED_NONE
+                    elif type(value) is not RunAgain:
+                        outcome = Outcome(RETURNED, value)
+                    else:
+                        outcome = _again(value)
+                if not finished(slot, outcome):
+                    return
+            slot.is_started = False  # a stop that arrives now finds nothing to interrupt
+            await asyncio.sleep(0)
 
     async def _run_dressed(self, slot: Slot) -> Any:
         """Run the slot's job with what it may need: a record, a context, middleware."""
         if slot.stopped_by is not None:  # between its choice and its start
             raise JobInterrupted
-        slot.is_started = True
         job = slot.job
         if job.task.needs_context or self._middleware:
             slot.context = self._context_of(job)
-        if self._store is not None:
-            recorded = self._store.record_started(job)
-            if recorded is not None:
-                await recorded
-        if self._middleware:
-            return await self._wrapped(slot)
-        return await job.task.executor.start(slot)
+        try:
+            if self._store is not None:
+                recorded = self._store.record_started(job)
+                if recorded is not None:
+                    await recorded
+            if self._middleware:
+                return await self._wrapped(slot)
+            return await job.task.executor.start(slot)
+        finally:  # the slot's next job has neither
+            slot.context = slot.deadline = None
 
     def _context_of(self, job: Job) -> JobContext:
         return JobContext(

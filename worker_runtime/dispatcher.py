@@ -276,10 +276,6 @@ class Dispatcher:
         slot.job = job
         slot.began_at = now
         slot.is_occupied = True
-        slot.is_started = False
-        slot.stopped_by = None
-        slot.deadline = None
-        slot.context = None
         job.state = RUNNING
         job.attempt += 1
         job.started_at = started_at = now + self._clock.offset_s
@@ -336,6 +332,7 @@ class Dispatcher:
         """Park the slot until `wake` gives it a job; False where the lane is closed."""
         lane.busy -= 1
         lane.running.discard(slot)
+        slot.is_started = False
         wakeup = asyncio.get_running_loop().create_future()
         lane.idle.append(slot)
         lane.wakeups[slot] = wakeup

@@ -32,6 +32,22 @@ _CALLS_KNOWN = 64
 
 _POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
 
+# Immutable, and nothing but the type to check: a value of just this type is the argument.
+_SCALARS = (str, int, float, bool, bytes, type(None))
+
+
+class _Shape(msgspec.Struct, frozen=True):
+    """How calls of one form are checked. `scalars`: the types of the arguments, where a call whose
+    arguments have just these needs no more than a look at them."""
+
+    struct: type[msgspec.Struct]
+    scalars: tuple[type, ...] | None
+
+    @classmethod
+    def of(cls, struct: type[msgspec.Struct], kinds: Iterable[Any]) -> _Shape:
+        kinds = tuple(kinds)
+        return cls(struct, kinds if all(kind in _SCALARS for kind in kinds) else None)
+
 
 class Signature:
     """What arguments a task takes, its context parameter left out.
@@ -78,9 +94,9 @@ class Signature:
         self.nothing_required = not self._required
         self._required_keyword_only = [n for n in self._required if n not in self._positional]
         self._positional_required = len(self._required) - len(self._required_keyword_only)
-        self._by_arity: dict[int, type[msgspec.Struct]] = {}
+        self._by_arity: dict[int, _Shape] = {}
         self._by_name = self._named_struct()
-        self._by_names: dict[tuple[str, ...], type[msgspec.Struct]] = {}
+        self._by_names: dict[tuple[str, ...], _Shape] = {}
 
     @property
     def positional(self) -> list[str]:
@@ -100,18 +116,18 @@ class Signature:
         `wire=True` for arguments decoded from JSON or MessagePack, where text may stand for a
         date, a UUID, a Decimal or bytes.
         """
-        if not args and not kwargs and self.nothing_required:
-            return (), None
-        if not kwargs and (
-            self._positional_required <= len(args) <= len(self._positional)
-            and not self._required_keyword_only
-        ):
-            struct = self._by_arity.get(len(args)) or self._arity_struct(len(args))
-            return msgspec.structs.astuple(self._convert(args, struct, wire)), None
-        if not args and kwargs:
-            named = self._by_names.get(tuple(kwargs))
-            if named is not None:
-                values = msgspec.structs.astuple(self._convert(kwargs, named, wire))
+        if not kwargs:
+            shape = self._by_arity.get(len(args)) or self._arity_shape(len(args))
+            if shape is not None:
+                if shape.scalars == tuple(map(type, args)):
+                    return args, None
+                return msgspec.structs.astuple(self._convert(args, shape.struct, wire)), None
+        elif not args:
+            shape = self._by_names.get(tuple(kwargs))
+            if shape is not None:
+                if shape.scalars == tuple(map(type, kwargs.values())):
+                    return (), dict(kwargs)
+                values = msgspec.structs.astuple(self._convert(kwargs, shape.struct, wire))
                 return (), dict(zip(kwargs, values, strict=True))
         return self._bind_named(args, kwargs or {}, wire)
 
@@ -160,7 +176,8 @@ class Signature:
         if self._extra is not None:
             named.update(values[self._extra])
         if not args and self._rest is None is self._extra and len(self._by_names) < _CALLS_KNOWN:
-            self._by_names[tuple(kwargs)] = self._struct_of(kwargs)
+            kinds = [self.types[name] for name in kwargs]
+            self._by_names[tuple(kwargs)] = _Shape.of(self._struct_of(kwargs), kinds)
         return bound, named or None
 
     def _check_names(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
@@ -207,16 +224,18 @@ class Signature:
         problem = message[: found.start()]
         return f"argument `{name}{found[3]}`: {problem[:1].lower()}{problem[1:]}"
 
-    def _arity_struct(self, count: int) -> type[msgspec.Struct]:
-        names = self._positional[:count]
-        struct = msgspec.defstruct(
-            "Arguments",
-            [(f"p{i}", self.types[name]) for i, name in enumerate(names)],
-            array_like=True,
-            gc=False,
-        )
-        self._by_arity[count] = struct
-        return struct
+    def _arity_shape(self, count: int) -> _Shape | None:
+        """The shape of calls with `count` arguments, all by position; None where that is not a
+        call that fits, or one with a rest of arguments."""
+        if self._required_keyword_only or not (
+            self._positional_required <= count <= len(self._positional)
+        ):
+            return None
+        kinds = [self.types[name] for name in self._positional[:count]]
+        fields = [(f"p{i}", kind) for i, kind in enumerate(kinds)]
+        struct = msgspec.defstruct("Arguments", fields, array_like=True, gc=False)
+        shape = self._by_arity[count] = _Shape.of(struct, kinds)
+        return shape
 
     def _struct_of(self, names: Iterable[str]) -> type[msgspec.Struct]:
         """A Struct for calls that give just `names`, by keyword and in this order."""
