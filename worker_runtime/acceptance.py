@@ -44,16 +44,13 @@ class Acceptance:
         if self._shared is not None:
             return await self._accept_shared(self._shared, options, call)
         intake = self._intake
-        if options is WIRE:
-            job = intake.accept(call.task, call.args, call.kwargs, wire=True)
-        else:
-            job = intake.make(call.task, call.args, call.kwargs, options)
-            known = await self.known(job, options)
-            if known is not None:
-                await self.acknowledged(known)
-                return known, False
-            intake.check_room(job, options)
-            intake.admit(job, options.parents)
+        job = intake.make(call.task, call.args, call.kwargs, options)
+        known = await self.known(job, options)
+        if known is not None:
+            await self.acknowledged(known)
+            return known, False
+        intake.check_room(job, options)
+        intake.admit(job, options.parents)
         await self.keep([job])
         if options.unique is not None:
             await self._note_holder(options.unique, job)

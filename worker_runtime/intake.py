@@ -58,7 +58,7 @@ class Intake:
         self._ids = JobIds()
         # For `accept`, where each look through an attribute counts.
         self._make_id = self._ids.make
-        self._by_function = registry.by_function
+        self._known = registry.known
         self._jobs = table.jobs
         self._subscriptions = events.subscriptions
         self._order = 0
@@ -79,7 +79,10 @@ class Intake:
 
         The same steps as `make`, `check_room` and `admit`, with what options may change left out.
         """
-        definition = self._by_function.get(task) or self._registry.find(task)
+        try:
+            definition = self._known[task]
+        except (KeyError, TypeError):
+            definition = self._registry.find(task)
         signature = definition.signature
         if args or kwargs or not signature.nothing_required:
             try:

@@ -21,7 +21,8 @@ class TaskRegistry:
         self._queue = queue
         self._timeout_s = timeout_s
         self._by_name: dict[str, TaskDefinition] = {}
-        self.by_function: dict[Callable[..., Any] | str, TaskDefinition] = {}
+        self.known: dict[Callable[..., Any] | str, TaskDefinition] = {}
+        """By function and by name, for who asks for each job; `find` explains what is not here."""
         self._parked: dict[str, TaskDefinition] = {}
 
     def __iter__(self) -> Iterator[TaskDefinition]:
@@ -54,9 +55,9 @@ class TaskRegistry:
                 f"two tasks are called {definition.name!r}: {other.fn!r} and {fn!r}; "
                 "give one of them another name with @task(name=...)"
             )
-        self._by_name[definition.name] = definition
+        self._by_name[definition.name] = self.known[definition.name] = definition
         try:
-            self.by_function[fn] = definition
+            self.known[fn] = definition
         except TypeError:  # an unhashable callable is found by its name alone
             pass
         return definition
@@ -64,7 +65,7 @@ class TaskRegistry:
     def find(self, task: Callable[..., Any] | str) -> TaskDefinition:
         """The definition for a function or a name. Raises UnknownTask."""
         try:
-            found = self._by_name.get(task) if isinstance(task, str) else self.by_function.get(task)
+            found = self.known.get(task)
         except TypeError:
             raise UnknownTask(f"{task!r:.128} is found by its name: it has no hash") from None
         if found is not None:

@@ -22,7 +22,7 @@ from worker_runtime.chain import enqueue_chain, find_chain
 from worker_runtime.configured_enqueuer import ConfiguredEnqueuer
 from worker_runtime.cron import CronInfo, CronService
 from worker_runtime.dead_letters import RETRYABLE_STATES, BulkResult, DeadLetters
-from worker_runtime.enqueue import Call, EnqueueOptions, Enqueuer, TaskRef, enqueue_options
+from worker_runtime.enqueue import WIRE, Call, EnqueueOptions, Enqueuer, TaskRef, enqueue_options
 from worker_runtime.errors import (
     ConfigurationError,
     UnknownQueue,
@@ -269,6 +269,11 @@ class Runtime(Enqueuer):
         kwargs: dict[str, Any] | None = None,
     ) -> JobHandle[Any]:
         """`enqueue` for callers that hold the options and arguments as values."""
+        if options is WIRE and self._shared is None:  # nothing to decide: as in `enqueue`
+            job = self._intake.accept(task, args, kwargs, wire=True)
+            if self._store is not None:
+                await self._acceptance.keep([job])
+            return JobHandle(job, self)
         call: Call[Any] = Call(task, args, kwargs or {})  # `Call[Any](...)` costs twice as much
         job, is_new = await self._acceptance.accept(options, call)
         return JobHandle(job, self, is_new)

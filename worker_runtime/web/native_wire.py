@@ -42,30 +42,9 @@ class NewJob(msgspec.Struct, forbid_unknown_fields=True, gc=False):
     after: tuple[str, ...] = ()
 
 
-_OPTION_DEFAULTS = (
-    *(None, None, None, None, None, msgspec.UNSET, msgspec.UNSET, None, None),
-    *(None, None, None, ()),
-)
-
-
 def options_of(new: NewJob, after: Sequence[JobHandle[Any]] = ()) -> EnqueueOptions:
     """`after` are the jobs that `new.after` names. Raises InvalidJob."""
-    given = (
-        new.id,
-        new.queue,
-        new.priority,
-        new.delay_s,
-        new.at,
-        new.timeout_s,
-        new.result_ttl_s,
-        new.expires_s,
-        new.label,
-        new.key,
-        new.unique_key,
-        new.unique_for_s,
-        new.after,
-    )
-    if given == _OPTION_DEFAULTS:
+    if new == NewJob(new.task, new.args, new.kwargs):
         return WIRE
     return enqueue_options(
         job_id=new.id,

@@ -210,7 +210,7 @@ class Sandbox:
     def _answer(self, label: str, job: Job) -> web.Response:
         duration_ms = 0.0
         if job.started_at is not None and job.ended_at is not None:
-            duration_ms = max(0.0, (job.ended_at - job.started_at) * 1000)
+            duration_ms = (job.ended_at - job.started_at) * 1000
             self._metrics.observe(duration_ms)
         if job.state is not COMPLETED:
             self._metrics.count("failed")
