@@ -179,6 +179,8 @@ def _extra(job: Job) -> dict[str, Any] | None:
         extra["expires_at"] = options.expires_at
     if options.label is not None:
         extra["label"] = options.label
+    if options.sent is not None:
+        extra["sent"] = options.sent
     return extra or None
 
 
