@@ -203,7 +203,8 @@ class Fleet:
         """Start an operation on a worker of the domain, and return the worker's answer.
 
         A busy worker (503), one that cannot be connected to, or one given by its URL alone that
-        does not have the domain, is passed over for another, at most three in all. Raises FleetError: 503 where no worker takes it, 504 where one may have.
+        does not have the domain, is passed over for another, at most three in all. Raises
+        FleetError: 503 where no worker takes it, 504 where one may have.
         """
         operation_id = request.get("task_id") or f"op_{secrets.token_hex(8)}"
         body = {**request, "task_id": operation_id}
