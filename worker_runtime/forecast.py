@@ -1,6 +1,7 @@
 """How long a job would wait in a queue: what stands before it, times what jobs have taken lately.
 
-Assumes nothing about arrivals; a queue whose jobs have never been timed has no forecast.
+Assumes nothing about arrivals; before a queue's first job has ended, those that run are what it is
+judged by, and with none of them there is no forecast.
 """
 
 from __future__ import annotations
@@ -75,4 +76,13 @@ class Forecast:
 
     def _mean_s(self, lane: Lane) -> float | None:
         service = self._service.get(lane.name)
-        return None if service is None else service.mean_s()
+        mean_s = None if service is None else service.mean_s()
+        return _running_s(lane) if mean_s is None else mean_s
+
+
+def _running_s(lane: Lane) -> float | None:
+    """What the running jobs will have taken, seen in their middle as they are on average."""
+    begun_at = [slot.job.started_at for slot in lane.running if slot.job.started_at is not None]
+    if not begun_at:
+        return None
+    return max(0.0, 2 * (time.time() - sum(begun_at) / len(begun_at)))
