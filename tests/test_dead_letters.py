@@ -92,9 +92,9 @@ async def test_a_job_that_waited_too_long_runs_when_it_is_retried(
     switch.fails = False
     async with start() as runtime:
         runtime.pause("default")
-        expired = await runtime.options(expires_s=0.02).enqueue("flaky", 3)
-        many = [await runtime.options(expires_s=0.02).enqueue("flaky", n) for n in range(2)]
-        await eventually(lambda: time.time() > many[-1].job.created_at + 0.02)
+        expired = await runtime.options(expires_s=0.1).enqueue("flaky", 3)
+        many = [await runtime.options(expires_s=0.1).enqueue("flaky", n) for n in range(2)]
+        await eventually(lambda: time.time() > many[-1].job.created_at + 0.1)
         runtime.resume("default")
         for handle in (expired, *many):
             await handle.wait(timeout_s=5)

@@ -98,5 +98,5 @@ class OverloadControl:
             text,
             retry_after_s=retry_after_s,
             position=lane.queue.ahead_of(job.priority) + 1,
-            predicted_wait_s=self._forecast.wait_s(lane, job.priority),
+            predicted_wait_s=self._forecast.guess_s(lane, job.priority),
         )
