@@ -286,6 +286,19 @@ async def test_lies_about_load_count_as_nothing() -> None:
     assert (member.status, member.current_operation_id) == (Status.AVAILABLE, None)
 
 
+async def test_a_workers_words_reach_no_terminal_as_orders() -> None:
+    async def health(request: web.Request) -> web.StreamResponse:
+        return web.Response(status=500, text="a\x1b[31m\nb\x07")
+
+    async with stand_in(health) as url, Fleet([url], settings=QUICK) as fleet:
+        (member,) = fleet.members
+        await eventually(lambda: member.failure_text)
+    assert (
+        member.failure_text
+        == "answered 500: a\N{REPLACEMENT CHARACTER}[31m b\N{REPLACEMENT CHARACTER}"
+    )
+
+
 # Choice
 
 

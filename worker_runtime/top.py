@@ -16,7 +16,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from worker_runtime.bounded_fetch import FetchFailed, fetch
+from worker_runtime.bounded_fetch import FetchFailed, fetch, printable
 from worker_runtime.fleet import Fleet, FleetSettings
 from worker_runtime.fleet_members import Member, Status
 
@@ -171,7 +171,7 @@ async def _workers_at(session: aiohttp.ClientSession, url: str, token: str | Non
 
 def _plain(text: str) -> Text:
     """A worker's words, of which neither rich nor the terminal obeys any."""
-    return Text("".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text))
+    return Text(printable(text))
 
 
 def _quiet() -> None:
