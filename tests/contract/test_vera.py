@@ -9,6 +9,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -272,6 +273,17 @@ async def test_bodies_that_are_none() -> None:
         "type": "missing", "loc": ["body"], "msg": "Field required", "input": None,
     }  # fmt: skip
     assert all(isinstance(a.document["detail"], str) for a in (deep, large, form))
+
+
+async def test_a_payload_that_no_record_can_show_is_refused() -> None:
+    payload = {"function": "analyze_data", "more": msgspec.msgpack.Ext(1, b"")}
+    body = msgspec.msgpack.encode({"payload": payload})
+    async with vera() as worker:
+        packed = {"Content-Type": "application/msgpack"}
+        answer = await worker.ask("POST", "/task/submit", data=body, headers=packed)
+        assert not worker.runtime.parts.table.jobs
+    assert answer.status == 422
+    assert answer.document["detail"][0]["loc"] == ["body", "payload"]
 
 
 async def test_an_unknown_function_never_runs() -> None:

@@ -203,7 +203,7 @@ class Vera:
         options = EnqueueOptions(
             job_id=given.task_id or _uuid4(),
             priority=_PRIORITIES.get(given.priority, Priority.NORMAL),
-            overrides=None if sent is None else JobOptions(sent=encode_json(sent).decode()),
+            overrides=None if sent is None else JobOptions(sent=_as_text(sent)),
             must_encode=True,
             wire=True,
         )
@@ -261,7 +261,11 @@ class Vera:
         return _json(self._execution_answer(job, None if job.state is COMPLETED else late))
 
     async def _run_again(self, job: Job, overrides: JobOptions) -> Job:
-        job.options = overrides
+        job.options = (
+            overrides
+            if job.options is None
+            else msgspec.structs.replace(job.options, timeout_s=overrides.timeout_s)
+        )
         try:
             return (await self._runtime.retry(job.id)).job
         except InvalidTransition:  # another request for the same was faster
@@ -309,6 +313,15 @@ def _no_json(data: bytes, error: Rejection) -> FieldErrors:
     if not data:
         return FieldErrors([field_error("missing", ("body",), "Field required")])
     return FieldErrors([field_error("json_invalid", ("body",), error.detail)])
+
+
+def _as_text(payload: Any) -> str:
+    """As JSON. Raises FieldErrors for what only MessagePack can say."""
+    try:
+        return encode_json(payload).decode()
+    except (TypeError, ValueError) as error:
+        problem = field_error("value_error", ("body", "payload"), str(error))
+        raise FieldErrors([problem]) from None
 
 
 def _uuid4() -> str:
