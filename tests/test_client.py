@@ -22,6 +22,7 @@ from worker_runtime import (
     JobCancelled,
     JobConflict,
     JobFailed,
+    Overloaded,
     Priority,
     QueueFull,
     UnknownJob,
@@ -242,6 +243,21 @@ async def test_retry_after_is_obeyed_within_the_clients_own_bound() -> None:
     assert len(asked) == IMPATIENT.attempts
     waits = [later - earlier for earlier, later in itertools.pairwise(asked)]
     assert all(wait >= 0.045 for wait in waits)
+
+
+async def test_a_job_is_not_offered_again_after_its_own_deadline() -> None:
+    asked = 0
+
+    async def busy(request: web.Request) -> web.StreamResponse:
+        nonlocal asked
+        asked += 1
+        problem = {"code": "overloaded", "detail": "the job would wait 9.0 s, and may 0.5 s"}
+        return web.json_response(problem, status=503, headers={"Retry-After": "1"})
+
+    async with between(busy) as url, Client(url) as client:
+        with pytest.raises(Overloaded, match="would wait"):
+            await client.options(expires_s=0.5).enqueue("renamed", 1)
+    assert asked == 1
 
 
 @pytest.mark.parametrize("body", [b"", b"<html>", b"[]", b'{"id": 5}'])

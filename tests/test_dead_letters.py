@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.helpers import eventually
 from worker_runtime import (
     InvalidJob,
     InvalidTransition,
@@ -82,6 +84,26 @@ async def pages(runtime: Runtime, limit: int, **filters: Any) -> list[str]:
             return found
         assert len(page.jobs) == limit
         cursor = page.cursor
+
+
+async def test_a_job_that_waited_too_long_runs_when_it_is_retried(
+    start: Start, switch: Switch
+) -> None:
+    switch.fails = False
+    async with start() as runtime:
+        runtime.pause("default")
+        expired = await runtime.options(expires_s=0.1).enqueue("flaky", 3)
+        many = [await runtime.options(expires_s=0.1).enqueue("flaky", n) for n in range(2)]
+        await eventually(lambda: time.time() > many[-1].job.created_at + 0.1)
+        runtime.resume("default")
+        for handle in (expired, *many):
+            await handle.wait(timeout_s=5)
+        assert expired.info().reason is Reason.EXPIRED
+        again = await runtime.retry(expired.id)
+        assert await again.result(timeout_s=5) == 3
+        assert len((await runtime.retry_many(state=State.FAILED)).jobs) == 2
+        await runtime.join()
+        assert {(await runtime.find(h.id)).state for h in many} == {State.COMPLETED}
 
 
 async def test_pages_go_across_memory_and_file_without_gap_or_double(durable: Start) -> None:

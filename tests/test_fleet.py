@@ -267,6 +267,9 @@ async def test_workers_that_hang_flood_or_redirect_fail_their_check_alone(
         good = fleet.members.get("w0")
         assert good is not None
         assert (good.status, good.failures) == (Status.AVAILABLE, 0)
+        if reply is _redirect:
+            assert bad.failure_text is not None
+            assert bad.failure_text.startswith("answered 302")
 
 
 async def test_lies_about_load_count_as_nothing() -> None:
@@ -281,6 +284,19 @@ async def test_lies_about_load_count_as_nothing() -> None:
         await eventually(lambda: member.checked_at is not None)
     assert member.load == Load(0.0, 0.0, 100.0)
     assert (member.status, member.current_operation_id) == (Status.AVAILABLE, None)
+
+
+async def test_a_workers_words_reach_no_terminal_as_orders() -> None:
+    async def health(request: web.Request) -> web.StreamResponse:
+        return web.Response(status=500, text="a\x1b[31m\nb\x07")
+
+    async with stand_in(health) as url, Fleet([url], settings=QUICK) as fleet:
+        (member,) = fleet.members
+        await eventually(lambda: member.failure_text)
+    assert (
+        member.failure_text
+        == "answered 500: a\N{REPLACEMENT CHARACTER}[31m b\N{REPLACEMENT CHARACTER}"
+    )
 
 
 # Choice
@@ -360,6 +376,26 @@ async def test_a_503_goes_to_another_worker() -> None:
         busy = fleet.members.get("w0")
         assert busy is not None
         assert busy.status is Status.BUSY
+
+
+async def test_workers_given_by_hand_are_tried_whatever_they_serve() -> None:
+    """Nothing is known of them but their URL; one that does not have the domain says so."""
+
+    @task(domain="training")
+    async def train(epochs: int) -> int:
+        return epochs
+
+    async with (
+        serving(train, name="other", dialects=("operations",)) as other,
+        serving(process, name="fitting", dialects=("operations",), stop_within_s=0.0) as fitting,
+        Fleet([other.url, fitting.url], settings=QUICK) as fleet,
+    ):
+        started = await fleet.start_operation("data-processing", {"task_id": "one", "rows": 1})
+        assert started["worker_id"] == "fitting"
+        assert (await fleet.operation("one"))["status"] in ("running", "RUNNING")
+        with pytest.raises(FleetError, match="does not have this domain") as refused:
+            await fleet.start_operation("cooking", {})
+        assert refused.value.status == 503
 
 
 async def test_a_worker_that_vanished_is_passed_over() -> None:

@@ -93,6 +93,26 @@ def test_worker_import_adds_the_public_functions_of_modules(module: WriteModule)
     assert found.isdisjoint({"_hidden", "join"})
 
 
+def test_worker_import_passes_over_what_no_task_can_be(module: WriteModule) -> None:
+    name = module(
+        "def shown(): pass\ndef lines(): yield 1\n"
+        "async def rows(): yield 1\nhalf = lambda n: n / 2\n"
+    )
+    found = names(load(None, import_modules=(name,)))
+    assert "shown" in found
+    assert found.isdisjoint({"lines", "rows", "half", "<lambda>"})
+
+
+def test_worker_import_takes_a_module_at_its_own_word(module: WriteModule) -> None:
+    name = module(
+        "from os.path import join\n__all__ = ['shown', 'join']\n"
+        "def shown(): pass\ndef helper(): pass\n"
+    )
+    found = names(load(None, import_modules=(name,)))
+    assert {"shown", "join"} <= found
+    assert "helper" not in found
+
+
 def test_worker_import_replaces_a_built_in_task(module: WriteModule) -> None:
     name = module("async def add(a: str) -> str: return a\n")
     runtime = load(None, import_modules=(name,))

@@ -12,7 +12,7 @@ from aiohttp import web
 
 from tests.contract.fleet_worker import serving
 from tests.helpers import ROOT, free_port
-from tests.test_fleet import running
+from tests.test_fleet import running, stand_in
 from worker_runtime import task
 from worker_runtime.fleet import Fleet, FleetSettings
 from worker_runtime.fleet_members import Registration
@@ -24,14 +24,14 @@ async def nap() -> None:
     await asyncio.sleep(0)
 
 
-async def run(*arguments: str) -> tuple[int, str]:
+async def run(*arguments: str, columns: int = 200) -> tuple[int, str]:
     """The exit code and everything printed, of a command in a process of its own."""
 
     def call() -> tuple[int, str]:
         done = subprocess.run(
             [sys.executable, "-m", "worker_runtime", *arguments],
             cwd=ROOT,
-            env={"PATH": "", "COLUMNS": "200", "PYTHONWARNINGS": "error"},
+            env={"PATH": "", "COLUMNS": str(columns), "PYTHONWARNINGS": "error"},
             capture_output=True,
             text=True,
             timeout=25,
@@ -53,6 +53,28 @@ async def test_status_of_workers_that_answer_and_one_that_does_not() -> None:
         assert "TEMPORARILY_UNAVAILABLE" in text
         assert "ClientConnectorError" in text
         assert "Traceback" not in text
+
+
+async def test_what_a_worker_says_is_shown_and_not_obeyed() -> None:
+    async def hostile(request: web.Request) -> web.StreamResponse:
+        return web.Response(status=500, text="[/red] \x1b]0;title\x07[bold]x")
+
+    async with stand_in(hostile) as url:
+        code, text = await run("fleet", "status", url)
+        assert code == 1
+        assert "[/red]" in text
+        assert "[bold]x" in text
+        assert "\x1b" not in text
+        assert "\x07" not in text
+        code, text = await run("top", "--count", "1", url)
+        assert (code, "[/red]" in text) == (0, True)
+
+
+async def test_a_narrow_terminal_still_names_the_workers() -> None:
+    gone = f"http://127.0.0.1:{free_port()}"
+    _, text = await run("fleet", "status", gone, columns=60)
+    column = "".join(line.split("│")[1].strip() for line in text.splitlines() if "│" in line)
+    assert gone in column
 
 
 async def test_status_as_json_through_a_backend() -> None:

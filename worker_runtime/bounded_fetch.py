@@ -43,7 +43,13 @@ class Fetched(msgspec.Struct, frozen=True):
 
     def text(self) -> str:
         """The beginning of the body, for a log line."""
-        return " ".join(self.body[:_TEXT_CHARS_MAX].decode("utf-8", "replace").split())
+        line = " ".join(self.body[:_TEXT_CHARS_MAX].decode("utf-8", "replace").split())
+        return printable(line)
+
+
+def printable(text: str) -> str:
+    """`text` without what a terminal would obey."""
+    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
 
 
 async def fetch(

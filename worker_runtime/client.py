@@ -7,6 +7,7 @@ is the same job. Connection failures, 502, 503 and 504 are retried within bounds
 from __future__ import annotations
 
 import asyncio
+import math
 import random
 import time
 from collections.abc import Callable, Coroutine
@@ -31,7 +32,7 @@ from worker_runtime.client_wire import (
     retry_after_s,
 )
 from worker_runtime.context import JobContext
-from worker_runtime.errors import JobCancelled, JobFailed
+from worker_runtime.errors import JobCancelled, JobFailed, WorkerRuntimeError
 from worker_runtime.job import COMPLETED, FAILED, Priority, Reason, State
 from worker_runtime.job_id import JobIds
 from worker_runtime.runtime import QueueInfo
@@ -215,7 +216,9 @@ class Client:
     ) -> RemoteJob[Any]:
         body = {"id": self._ids.make(time.time()), **options, "task": name_of(task)}
         body |= {"args": args, "kwargs": kwargs}
-        answer = await self._request("POST", "/jobs", encoded(body))
+        answer = await self._request(
+            "POST", "/jobs", encoded(body), retried_for_s=options.get("expires_s", math.inf)
+        )
         return RemoteJob(self, decode(answer, JobSnapshot), result_type(task))
 
     async def _act_on_queue(self, queue: str, verb: str) -> QueueInfo:
@@ -227,24 +230,34 @@ class Client:
         return decode(await self._request("GET", path), kind)
 
     async def _request(
-        self, method: str, path: str, body: Any = None, *, is_idempotent: bool = True
+        self,
+        method: str,
+        path: str,
+        body: Any = None,
+        *,
+        is_idempotent: bool = True,
+        retried_for_s: float = math.inf,
     ) -> Fetched:
         """The answer of a request that succeeded. Raises what a refusal stands for."""
+        until = time.monotonic() + retried_for_s
         delay_s = self._retries.delay_s
         for left in reversed(range(self._retries.attempts)):
             wait_s = delay_s * random.uniform(0.5, 1.0)
+            error: WorkerRuntimeError
             try:
                 answer = await self._send(method, path, body)
             except FetchFailed as failure:
-                if not left or (failure.was_sent and not is_idempotent):
-                    raise WorkerUnreachable(f"{method} {self._base}{path}: {failure}") from None
+                error = WorkerUnreachable(f"{method} {self._base}{path}: {failure}")
+                is_retried = is_idempotent or not failure.was_sent
             else:
                 if answer.status < 400:
                     return answer
-                if answer.status not in _RETRIED or not left:
-                    raise error_of(answer)
+                error, is_retried = error_of(answer), answer.status in _RETRIED
                 wait_s = max(wait_s, retry_after_s(answer) or 0.0)
-            await asyncio.sleep(min(self._retries.delay_max_s, wait_s))
+            wait_s = min(self._retries.delay_max_s, wait_s)
+            if not left or not is_retried or time.monotonic() + wait_s > until:
+                raise error
+            await asyncio.sleep(wait_s)
             delay_s *= 2
         raise AssertionError("the last attempt returns or raises")
 

@@ -52,6 +52,7 @@ class DeadLetters:
         refusal = self._refusal(job, parents, frozenset())
         if refusal is not None:
             raise refusal
+        _drop_deadline(job)
         self._intake.check_room_for([job])
         if self._shared is not None:
             return await self._shared.retry(job)
@@ -68,6 +69,8 @@ class DeadLetters:
             refusal = self._refusal(job, parents, ids)
             if refusal is not None:
                 raise refusal
+        for job, _ in found:
+            _drop_deadline(job)
         self._intake.check_room_for([job for job, _ in found])
         await self._revive(found)
         return len(found)
@@ -79,6 +82,8 @@ class DeadLetters:
             found = await self._with_parents(sorted(jobs, key=lambda job: job.order))
             ids = frozenset(job.id for job, _ in found)
             fit = [one for one in found if self._refusal(*one, ids) is None]
+            for job, _ in fit:
+                _drop_deadline(job)
             taken = fit[: self._room_for([job for job, _ in fit])]
             if self._shared is None:
                 await self._revive(taken)
@@ -205,3 +210,9 @@ class DeadLetters:
     async def _shown(self, job: Job) -> None:
         while self._finisher.is_in_transition(job):
             await self._finisher.wait_shown(job)
+
+
+def _drop_deadline(job: Job) -> None:
+    """Whoever asks for an old job to be run wants it run, though it is too late for its caller."""
+    if job.options is not None and job.options.expires_at is not None:
+        job.options = msgspec.structs.replace(job.options, expires_at=None)

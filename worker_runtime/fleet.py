@@ -181,11 +181,11 @@ class Fleet:
             answer = await self._ask(
                 member, "GET", "/health", timeout_s=timeout_s, bytes_max=HEALTH_BYTES_MAX
             )
-            health = answer.json()
+            health = answer.json() if answer.status == 200 else None
         except FetchFailed as failure:
             self._failed(member, str(failure))
             return
-        if answer.status != 200 or not isinstance(health, dict):
+        if not isinstance(health, dict):
             self._failed(member, f"answered {answer.status}: {answer.text()}")
             return
         member.latency_s = time.monotonic() - began_at
@@ -202,8 +202,9 @@ class Fleet:
     ) -> dict[str, Any]:
         """Start an operation on a worker of the domain, and return the worker's answer.
 
-        A busy worker (503), or one that cannot be connected to, is passed over for another, at most
-        three in all. Raises FleetError: 503 where no worker takes it, 504 where one may have.
+        A busy worker (503), one that cannot be connected to, or one given by its URL alone that
+        does not have the domain, is passed over for another, at most three in all. Raises
+        FleetError: 503 where no worker takes it, 504 where one may have.
         """
         operation_id = request.get("task_id") or f"op_{secrets.token_hex(8)}"
         body = {**request, "task_id": operation_id}
@@ -217,8 +218,8 @@ class Fleet:
                 break
             tried.append(member.id)
             answer = await self._offer(member, f"/{domain}/start", body)
-            if answer is None or answer.status == 503:
-                refusal = f"{member.id} is busy" if answer else f"{member.id} cannot be reached"
+            refusal = _passed_over(member, answer)
+            if answer is None or refusal is not None:
                 continue
             started = self._started(member, answer)
             member.status = Status.BUSY
@@ -264,7 +265,7 @@ class Fleet:
             completion = self._completions.get(operation_id)
             if completion is None or error.status not in (404, 502):
                 raise
-            document = _from_completion(completion)
+            document = completion.document()
         _remember(self._answers, operation_id, (time.monotonic(), document))
         return document
 
@@ -372,6 +373,17 @@ def _json_or_none(answer: Fetched) -> Any:
         return None
 
 
+def _passed_over(member: Member, answer: Fetched | None) -> str | None:
+    """Why another worker is asked; None where this one's answer is the answer."""
+    if answer is None:
+        return f"{member.id} cannot be reached"
+    if answer.status == 503:
+        return f"{member.id} is busy"
+    if answer.status == 404 and member.is_fixed:
+        return f"{member.id} does not have this domain"
+    return None
+
+
 def _sentence(document: Any, answer: Fetched) -> str:
     """What to show of a refusal: its `detail` where that is text, else `message`, else the body."""
     if isinstance(document, dict):
@@ -379,16 +391,3 @@ def _sentence(document: Any, answer: Fetched) -> str:
             if isinstance(document.get(name), str):
                 return str(document[name])
     return answer.text() or f"answered {answer.status}"
-
-
-def _from_completion(completion: CompletedOperation) -> dict[str, Any]:
-    """An operation that only its end is known of."""
-    done = completion.status == "COMPLETED"
-    return {
-        "operation_id": completion.operation_id,
-        "status": completion.status.lower(),
-        "completed_at": completion.completed_at,
-        "progress": {"percentage": 100.0 if done else 0.0, "current_step": None},
-        "result_summary": completion.result,
-        "error_message": completion.error_message,
-    }

@@ -41,6 +41,18 @@ class CompletedOperation(msgspec.Struct, frozen=True):
     result: dict[str, Any] | None = None
     error_message: str | None = None
 
+    def document(self) -> dict[str, Any]:
+        """The operation, as far as its end tells."""
+        done = self.status == "COMPLETED"
+        return {
+            "operation_id": self.operation_id,
+            "status": self.status.lower(),
+            "completed_at": self.completed_at,
+            "progress": {"percentage": 100.0 if done else 0.0, "current_step": None},
+            "result_summary": self.result,
+            "error_message": self.error_message,
+        }
+
 
 class Registration(msgspec.Struct, frozen=True):
     """The body of `POST /workers/register`."""
@@ -102,7 +114,10 @@ class Member:
         return 1.0
 
     def serves(self, kind: str, domain: str | None) -> bool:
-        """Whether it is of that type, or says that it has the domain."""
+        """Whether it is of that type, or says that it has the domain; one that is known by its URL
+        alone says nothing and may."""
+        if self.is_fixed:
+            return True
         domains = self.capabilities.get("domains")
         has_domain = isinstance(domains, list) and domain in domains
         return self.type.replace("-", "_") == kind.replace("-", "_") or has_domain

@@ -1,6 +1,7 @@
 """How long a job would wait in a queue: what stands before it, times what jobs have taken lately.
 
-Assumes nothing about arrivals; a queue whose jobs have never been timed has no forecast.
+Assumes nothing about arrivals; a queue whose jobs have never been timed has no forecast, only a
+guess by those that run.
 """
 
 from __future__ import annotations
@@ -60,13 +61,13 @@ class Forecast:
 
     def wait_s(self, lane: Lane, priority: int) -> float | None:
         """Seconds until a job of `priority` that is enqueued now would start; None: no idea."""
-        if lane.busy < lane.concurrency and not lane.queue.ready_count:
-            return 0.0
+        return _wait_s(lane, priority, self._mean_s(lane))
+
+    def guess_s(self, lane: Lane, priority: int) -> float | None:
+        """The same to tell a caller who is refused anyway, also where only the running jobs say
+        how long theirs take."""
         mean_s = self._mean_s(lane)
-        if mean_s is None:
-            return None
-        # Slots that are busy now are half done, on average.
-        return (lane.queue.ahead_of(priority) + 0.5) * mean_s / lane.concurrency
+        return _wait_s(lane, priority, _running_s(lane) if mean_s is None else mean_s)
 
     def retry_after_s(self, lane: Lane) -> float:
         """When a place in a full queue is likely: a few of its jobs will have ended by then."""
@@ -76,3 +77,20 @@ class Forecast:
     def _mean_s(self, lane: Lane) -> float | None:
         service = self._service.get(lane.name)
         return None if service is None else service.mean_s()
+
+
+def _wait_s(lane: Lane, priority: int, mean_s: float | None) -> float | None:
+    if lane.busy < lane.concurrency and not lane.queue.ready_count:
+        return 0.0
+    if mean_s is None:
+        return None
+    # Slots that are busy now are half done, on average.
+    return (lane.queue.ahead_of(priority) + 0.5) * mean_s / lane.concurrency
+
+
+def _running_s(lane: Lane) -> float | None:
+    """What the running jobs will have taken, seen in their middle as they are on average."""
+    begun_at = [slot.job.started_at for slot in lane.running if slot.job.started_at is not None]
+    if not begun_at:
+        return None
+    return max(0.0, 2 * (time.time() - sum(begun_at) / len(begun_at)))

@@ -182,7 +182,7 @@ class Intake:
                     f"queue {lane.name!r} is full: {waiting} jobs wait, {lane.capacity} may",
                     retry_after_s=self._forecast.retry_after_s(lane),
                     position=lane.queue.ahead_of(job.priority) + 1,
-                    predicted_wait_s=self._forecast.wait_s(lane, job.priority),
+                    predicted_wait_s=self._forecast.guess_s(lane, job.priority),
                 )
         if self._is_limited or job.options is not None:
             self._overload.check(job, lane)

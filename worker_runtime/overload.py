@@ -17,6 +17,10 @@ logger = logging.getLogger("worker_runtime.overload")
 # must not open and close the door with every sample.
 HYSTERESIS_PERCENT = 5.0
 
+# A closed door is looked at each second, however long the interval is.
+_RETRY_AFTER_MAX_S = 5.0
+_WHOLE = 0.9
+
 
 class Gate:
     """Closed while a resource is above its limit."""
@@ -55,15 +59,23 @@ class OverloadControl:
         self._forecast = forecast
         self._cpu = Gate("CPU", max_cpu_percent)
         self._memory = Gate("memory", max_memory_percent)
-        self._retry_after_s = min(60.0, max(1.0, sampled_every_s))
+        self._retry_after_s = min(_RETRY_AFTER_MAX_S, max(1.0, sampled_every_s))
+        self._closes_over_s = _WHOLE * sampled_every_s
 
     @property
     def has_limits(self) -> bool:
         return self._cpu.limit is not None or self._memory.limit is not None
 
-    def observe(self, sample: ResourceSample) -> None:
-        self._cpu.update(sample.cpu_percent)
+    def observe(self, sample: ResourceSample) -> bool:
+        """True: jobs are refused now, and the next look should come soon.
+
+        The door closes on the CPU's mean over a whole interval, so that a start or a burst of half
+        a second does not; a shorter look is enough to open it again.
+        """
+        if self._cpu.is_closed or sample.cpu_over_s >= self._closes_over_s:
+            self._cpu.update(sample.cpu_percent)
         self._memory.update(sample.memory_percent)
+        return self._cpu.is_closed or self._memory.is_closed
 
     def check(self, job: Job, lane: Lane) -> None:
         """Raises Overloaded."""
@@ -86,5 +98,5 @@ class OverloadControl:
             text,
             retry_after_s=retry_after_s,
             position=lane.queue.ahead_of(job.priority) + 1,
-            predicted_wait_s=self._forecast.wait_s(lane, job.priority),
+            predicted_wait_s=self._forecast.guess_s(lane, job.priority),
         )

@@ -25,17 +25,20 @@ logger = logging.getLogger("worker_runtime.resources")
 
 # A rate needs two readings, and the first answer should not take a whole interval.
 _FIRST_AFTER_S = 0.5
+_SOON_S = 1.0
 
 
 class ResourceSample(msgspec.Struct, frozen=True):
     """One measurement; `at` is Unix seconds.
 
     The percentages are of what this process may use: the container's limits where it has any,
-    otherwise the machine. 0 until two readings have been taken.
+    otherwise the machine. 0 until two readings have been taken. `cpu_over_s` is the time of which
+    `cpu_percent` is the mean.
     """
 
     at: float
     cpu_percent: float
+    cpu_over_s: float
     memory_percent: float
     memory_used_bytes: int
     memory_total_bytes: int
@@ -45,7 +48,8 @@ class ResourceSample(msgspec.Struct, frozen=True):
 
 
 class Resources:
-    """Samples every `interval_s` seconds while it is started, and tells `listeners`."""
+    """Samples every `interval_s` seconds while it is started, and tells `listeners`: one that
+    answers True wants the next look soon."""
 
     def __init__(self, *, interval_s: float, root: Path = Path("/")) -> None:
         self._interval_s = interval_s
@@ -53,7 +57,9 @@ class Resources:
         self._process = psutil.Process()
         self._task: asyncio.Task[None] | None = None
         self._meter = _Meter(find_cgroup(root))
-        self.listeners: list[Callable[[ResourceSample], None]] = []
+        self._cpu_read_at = time.monotonic()
+        self._is_urgent = False
+        self.listeners: list[Callable[[ResourceSample], bool]] = []
         self.latest = self._sample()
 
     def start(self) -> None:
@@ -70,8 +76,8 @@ class Resources:
     def sample(self) -> ResourceSample:
         """Measure now. Reads a few files of /proc and /sys, which do not block."""
         self.latest = self._sample()
-        for listener in self.listeners:
-            listener(self.latest)
+        wishes = [listener(self.latest) for listener in self.listeners]
+        self._is_urgent = any(wishes)
         return self.latest
 
     async def _keep_sampling(self) -> None:
@@ -81,14 +87,16 @@ class Resources:
                 self.sample()
             except Exception:  # a file that is gone for a moment must not end the watch
                 logger.exception("CPU and memory could not be measured")
-            await asyncio.sleep(self._interval_s)
+            await asyncio.sleep(min(_SOON_S if self._is_urgent else math.inf, self._interval_s))
 
     def _sample(self) -> ResourceSample:
         used, total = self._meter.memory()
         cores = self._meter.cores
+        before, self._cpu_read_at = self._cpu_read_at, time.monotonic()
         return ResourceSample(
             at=time.time(),
             cpu_percent=round(self._meter.cpu_percent(), 1),
+            cpu_over_s=self._cpu_read_at - before,
             memory_percent=round(min(100.0, 100.0 * used / total), 1) if total else 0.0,
             memory_used_bytes=used,
             memory_total_bytes=total,

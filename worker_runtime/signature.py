@@ -108,6 +108,12 @@ class Signature:
         """The parameters that a call must give."""
         return list(self._required)
 
+    @functools.cached_property
+    def keeps_json(self) -> bool:
+        """Whether `bind` leaves everything that comes from JSON as it is: no annotation wants
+        another type."""
+        return all(_is_json(hint) for hint in self.types.values())
+
     def bind(
         self, args: tuple[Any, ...], kwargs: Mapping[str, Any] | None, *, wire: bool = False
     ) -> Arguments:
@@ -320,3 +326,13 @@ def _checkable(hint: Any) -> Any:
     except Exception:
         return Any
     return hint
+
+
+_JSON_TYPES = (Any, object, str, int, bool, None, type(None), list, dict)
+
+
+def _is_json(hint: Any) -> bool:
+    """Whether what JSON has for `hint` is it already. A float is not: JSON may say 1 for 1.0."""
+    if typing.get_origin(hint) in (list, dict, typing.Union, types.UnionType):
+        return all(_is_json(part) for part in typing.get_args(hint))
+    return any(hint is kind for kind in _JSON_TYPES)

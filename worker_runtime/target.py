@@ -179,14 +179,7 @@ def _marked(module: ModuleType, target: str) -> NamedTasks:
 def _imported_tasks(module_names: Iterable[str]) -> NamedTasks:
     tasks: NamedTasks = {}
     for module_name in module_names:
-        module = _import(module_name, module_name)
-        public = [
-            found
-            for name, found in vars(module).items()
-            if inspect.isfunction(found)
-            and not name.startswith("_")
-            and found.__module__ == module.__name__
-        ]
+        public = _public_functions(_import(module_name, module_name))
         if not public:
             raise ConfigurationError(f"WORKER_IMPORT={module_name!r}: it has no public function")
         for name, function in _named(public).items():
@@ -194,6 +187,25 @@ def _imported_tasks(module_names: Iterable[str]) -> NamedTasks:
                 raise ConfigurationError(f"WORKER_IMPORT has two tasks called {name!r}")
             tasks[name] = function
     return tasks
+
+
+def _public_functions(module: ModuleType) -> list[Callable[..., Any]]:
+    """Those in `__all__`; without one, those that the module defines and whose names do not begin
+    with an underscore. Generators and lambdas, which no task can be, are passed over."""
+    names = getattr(module, "__all__", None)
+    listed = None if names is None else set(names)
+    return [
+        found
+        for name, found in vars(module).items()
+        if inspect.isfunction(found)
+        and found.__name__.isidentifier()
+        and not (inspect.isgeneratorfunction(found) or inspect.isasyncgenfunction(found))
+        and (
+            name in listed
+            if listed is not None
+            else not name.startswith("_") and found.__module__ == module.__name__
+        )
+    ]
 
 
 def _named(tasks: Iterable[Callable[..., Any]]) -> NamedTasks:

@@ -133,7 +133,8 @@ class JobOptions(msgspec.Struct, frozen=True, omit_defaults=True):
     fails as `expired`. `label` is free text shown back to whoever asks; `key` names whose limits
     count; `unique_key` is what no second job may have (see `Runtime.options`). The job is held
     until those with the ids in `after` have completed; `takes_results` puts the first one's result,
-    or a list of all, before its own arguments.
+    or a list of all, before its own arguments. `sent` is the call as JSON text, for a door that
+    shows it as it came where the arguments do not tell.
     """
 
     timeout_s: float | msgspec.UnsetType | None = msgspec.UNSET
@@ -145,6 +146,7 @@ class JobOptions(msgspec.Struct, frozen=True, omit_defaults=True):
     unique_key: str | None = None
     after: tuple[str, ...] = ()
     takes_results: Literal["one", "all"] | None = None
+    sent: str | None = None
 
 
 @overload

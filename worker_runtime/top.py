@@ -14,8 +14,9 @@ import msgspec
 from rich.console import Console
 from rich.live import Live
 from rich.table import Table
+from rich.text import Text
 
-from worker_runtime.bounded_fetch import FetchFailed, fetch
+from worker_runtime.bounded_fetch import FetchFailed, fetch, printable
 from worker_runtime.fleet import Fleet, FleetSettings
 from worker_runtime.fleet_members import Member, Status
 
@@ -89,22 +90,26 @@ class _View:
             await asyncio.gather(*(self._measure(member) for member in self.fleet.members))
 
     def table(self) -> Table:
-        table = Table("worker", "status", "running", "queued", "CPU %", "memory %", "jobs/s", "ms")
+        table = Table()
+        table.add_column("worker", overflow="fold")
+        table.add_column("status", overflow="fold")
+        for name in ("run", "queued", "CPU%", "mem%", "jobs/s", "ms"):
+            table.add_column(name, no_wrap=True, justify="right")
         table.add_column("operation", overflow="fold")
         for member in self.fleet.members:
             colour = _COLOURS[member.status]
             rate = self._rates.get(member.id)
             load = member.load
             table.add_row(
-                member.id,
-                f"[{colour}]{member.status}[/{colour}]",
+                _plain(member.id),
+                Text(member.status, colour),
                 f"{load.active:g}",
                 f"{load.waiting:g}",
                 f"{load.cpu_percent:.1f}",
                 f"{load.memory_percent:.1f}",
                 "" if rate is None else f"{rate:.1f}",
                 "" if member.latency_s is None else f"{member.latency_s * 1000:.1f}",
-                member.current_operation_id or member.failure_text or "",
+                _plain(member.current_operation_id or member.failure_text or ""),
             )
         return table
 
@@ -162,6 +167,11 @@ async def _workers_at(session: aiohttp.ClientSession, url: str, token: str | Non
         return [base]
     records = (record for record in listed if isinstance(record, dict))
     return [str(record["endpoint_url"]) for record in records if record.get("endpoint_url")]
+
+
+def _plain(text: str) -> Text:
+    """A worker's words, of which neither rich nor the terminal obeys any."""
+    return Text(printable(text))
 
 
 def _quiet() -> None:

@@ -57,7 +57,8 @@ async def worker() -> AsyncIterator[Worker]:
 def flat_error(answer: Answer, *, worker: str = "my-worker-1") -> str:
     """The text of a refusal, once its shape is what the sandbox's workers answer."""
     assert answer.headers["Content-Type"] == "application/json"
-    assert set(answer.document) == {"error", "worker", "detail"}
+    outlook = {"position", "predicted_wait_s"} if answer.status == 503 else set()
+    assert set(answer.document) - outlook == {"error", "worker", "detail"}
     assert answer.document["worker"] == worker
     text: str = answer.document["error"]
     assert text
@@ -318,6 +319,8 @@ async def test_a_full_queue_is_503_at_once_while_health_stays_200() -> None:
         assert answer.status == 503
         assert int(answer.headers["Retry-After"]) >= 1
         assert flat_error(answer) == "Queue full - service overloaded"
+        assert answer.document["position"] == 4
+        assert answer.document["predicted_wait_s"] >= 0
 
         health = await worker.ask("GET", "/health")
         assert health.status == 200

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import uuid
+from collections import Counter
 from datetime import datetime
+from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -16,6 +19,7 @@ from worker_runtime import JobContext, task
 
 order: list[str] = []
 gate = asyncio.Event()
+tries: Counter[str] = Counter()
 
 
 @task
@@ -56,7 +60,20 @@ async def unencodable() -> Any:
     return object()
 
 
-TASKS = (analyze_data, fail, hold, tool_call, code_execution, focus, unencodable)
+@task
+async def at(moment: datetime, share: float = 1.0) -> str:
+    return f"{moment.isoformat()} {share}"
+
+
+@task
+async def flaky(name: str, fails: int) -> int:
+    tries[name] += 1
+    if tries[name] <= fails:
+        raise RuntimeError(f"try {tries[name]}")
+    return tries[name]
+
+
+TASKS = (analyze_data, fail, hold, tool_call, code_execution, focus, unencodable, at, flaky)
 
 
 @pytest.fixture(autouse=True)
@@ -64,6 +81,7 @@ def _closed_gate() -> None:
     global gate
     gate = asyncio.Event()
     order.clear()
+    tries.clear()
 
 
 def vera(**settings: Any) -> Any:
@@ -170,6 +188,31 @@ async def test_the_same_id_is_the_same_task_and_never_another() -> None:
     assert order == ["first"]
 
 
+AS_SENT: list[dict[str, Any]] = [
+    {"function": "analyze_data"},
+    {"function": "analyze_data", "args": None, "kwargs": None},
+    {"function": "analyze_data", "args": [1], "kwargs": {}, "caller": {"ids": [1, None, "é"]}},
+    {"kwargs": {"mode": "m"}, "function": "analyze_data", "args": [1, 2]},
+    {"function": "at", "args": ["2025-01-15T10:00:00.5Z"], "kwargs": {"share": 3}},
+]
+
+
+@pytest.mark.parametrize("payload", AS_SENT)
+async def test_the_record_shows_the_payload_as_it_was_sent(
+    payload: dict[str, Any], tmp_path: Path
+) -> None:
+    store = f"sqlite:///{tmp_path}/jobs.db"
+    async with vera(store=store) as worker:
+        answer = await worker.ask("POST", "/task/submit", {"task_id": "one", "payload": payload})
+        assert answer.status == 200, answer.text
+        record = await ended(worker, "one")
+    assert (record["payload"], record["status"]) == (payload, "completed")
+    async with vera(store=store) as worker:  # another life
+        assert await ended(worker, "one") == record
+        again = await worker.ask("POST", "/task/submit", {"task_id": "one", "payload": payload})
+        assert again.document == {"status": "completed", "task_id": "one", "position": 0}
+
+
 FIELD_ERRORS: list[tuple[Any, list[tuple[str, list[str]]]]] = [
     ({}, [("missing", ["body", "payload"])]),
     ({"payload": None}, [("dict_type", ["body", "payload"])]),
@@ -226,7 +269,21 @@ async def test_bodies_that_are_none() -> None:
         form = await worker.ask("POST", "/task/submit", data={"payload": "x"})
     assert [a.status for a in (broken, empty, deep, large, form)] == [422, 422, 400, 413, 415]
     assert broken.document["detail"][0]["type"] == "json_invalid"
+    assert empty.document["detail"][0] == {
+        "type": "missing", "loc": ["body"], "msg": "Field required", "input": None,
+    }  # fmt: skip
     assert all(isinstance(a.document["detail"], str) for a in (deep, large, form))
+
+
+async def test_a_payload_that_no_record_can_show_is_refused() -> None:
+    payload = {"function": "analyze_data", "more": msgspec.msgpack.Ext(1, b"")}
+    body = msgspec.msgpack.encode({"payload": payload})
+    async with vera() as worker:
+        packed = {"Content-Type": "application/msgpack"}
+        answer = await worker.ask("POST", "/task/submit", data=body, headers=packed)
+        assert not worker.runtime.parts.table.jobs
+    assert answer.status == 422
+    assert answer.document["detail"][0]["loc"] == ["body", "payload"]
 
 
 async def test_an_unknown_function_never_runs() -> None:
@@ -376,6 +433,29 @@ async def test_execute_of_what_fails_or_is_unknown() -> None:
     assert all(isinstance(a.document["detail"], str) for a in (unknown, misfit, untyped, hours))
 
 
+async def test_execute_of_a_failed_task_again_is_another_try() -> None:
+    body = {"id": "1", "type": "flaky", "payload": {"name": "f", "fails": 2}, "timeout": 5}
+    async with vera() as worker:
+        answers = [(await worker.ask("POST", "/execute", body)).document for _ in range(4)]
+    assert [answer["error"] for answer in answers] == ["try 1", "try 2", None, None]
+    assert [answer["data"] for answer in answers] == [None, None, 3, 3]
+
+
+async def test_execute_again_after_giving_up_has_its_own_time() -> None:
+    body = {"id": "slow", "type": "hold", "payload": {}, "timeout": 0.05}
+    async with vera() as worker:
+        first = await worker.ask("POST", "/execute", body)
+        assert first.document["success"] is False
+        both = asyncio.gather(
+            worker.ask("POST", "/execute", {**body, "timeout": 5}),
+            worker.ask("POST", "/execute", {**body, "timeout": 5}),
+        )
+        await eventually(lambda: bool(worker.runtime.parts.lanes["default"].running))
+        gate.set()
+        assert [a.document["data"] for a in await both] == ["held", "held"]
+    assert order == ["held"]
+
+
 async def test_execute_gives_up_at_its_timeout_and_the_work_with_it() -> None:
     async with vera(concurrency=1) as worker:
         body = {"id": "slow", "type": "hold", "payload": {}, "timeout": 0.05}
@@ -415,6 +495,15 @@ async def test_submit_to_the_pool_queues_the_named_task() -> None:
     assert answer.document["enqueued"] is True
     assert record["result"] == {"goal": "g", "context": {"project": "p"}}
     assert [a.status for a in (unknown, priority, broken)] == [404, 400, 400]
+
+
+async def test_the_pool_may_send_null_for_what_is_empty() -> None:
+    empty = {"payload": None, "context": None, "labels": None}
+    async with vera() as worker:
+        answer = await worker.ask("POST", "/submit", {"name": "analyze_data", **empty})
+        assert answer.status == 200, answer.text
+        record = await ended(worker, answer.document["task_id"])
+    assert record["result"] == {"sum": 0, "mode": "slow"}
 
 
 async def test_a_token_guards_all_doors_but_health_and_heartbeat() -> None:

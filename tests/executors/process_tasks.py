@@ -352,6 +352,10 @@ def repaired_setup(directory: str) -> str:
     return "ready"
 
 
+def slow_setup() -> None:
+    time.sleep(0.5)
+
+
 def plain_setup() -> str:
     return "plain"
 

@@ -363,6 +363,22 @@ async def test_children_are_added_by_backlog_and_retired_when_idle(tmp_path: Pat
         assert pool.restarts == {"idle": 2}
 
 
+async def test_no_child_is_added_for_what_is_done_before_it_is_warm(tmp_path: Path) -> None:
+    async with process_pool(
+        tasks.add, tasks.cooperate, size_max=2, size_min=1, setup=tasks.slow_setup, grace_s=10
+    ) as pool:
+        await pool.run(tasks.add, 0)
+        for call in [pool.call(tasks.add, number) for number in range(5)]:
+            await call.result()
+        assert pool.statistics["size"] == 1
+        marks = [tmp_path / str(number) for number in range(2)]
+        calls = [pool.call(tasks.cooperate, str(mark)) for mark in marks]
+        await eventually(lambda: all(mark.exists() for mark in marks))  # not as short as those
+        for call in calls:
+            call.stop()
+            await call.error()
+
+
 async def test_a_child_is_replaced_after_its_number_of_jobs() -> None:
     async with process_pool(tasks.own_pid, jobs_per_child_max=5) as pool:
         pids = [await pool.run(tasks.own_pid) for _ in range(11)]

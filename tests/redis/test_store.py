@@ -35,6 +35,8 @@ from worker_runtime import (
     call,
     task,
 )
+from worker_runtime.enqueue import EnqueueOptions
+from worker_runtime.task import JobOptions
 
 
 class Point(msgspec.Struct):
@@ -384,3 +386,22 @@ async def test_the_payload_on_redis_is_a_plain_arq_pickle(server: RedisServer) -
         {"b": 2},
         {"label": "mine"},
     )
+
+
+async def test_a_call_that_a_door_shows_as_it_came_is_kept_to_the_end_and_after(
+    server: RedisServer,
+) -> None:
+    sent = '{"function": "add", "more": 1}'
+    options = EnqueueOptions(overrides=JobOptions(sent=sent), must_encode=True)
+    async with Runtime(TASKS, store=server.url) as runtime:
+        done = await runtime.enqueue_with(options, "add", (1,))
+        lost = await runtime.enqueue_with(options, "fail", ("so",))
+        for handle in (done, lost):
+            await handle.wait(timeout_s=5)
+    async with Runtime(TASKS, store=server.url) as runtime:
+        for job_id in (done.id, lost.id):
+            job = await runtime.job(job_id)
+            assert job.is_ended
+            assert job.options is not None
+            assert job.options.sent == sent
+        assert (await runtime.job(lost.id)).failure == lost.job.failure

@@ -147,7 +147,7 @@ def test_options_come_back_with_their_exception_classes() -> None:
     retry = Retry(max_attempts=7, delay_s=0.5, only_for=(ValueError, msgspec.ValidationError))
     job.options = JobOptions(timeout_s=None, retry=retry, result_ttl_s=5.0, label="nightly")
     assert back(row_of(job), tasks).options == job.options
-    job.options = JobOptions(retry=None, expires_at=9.0)
+    job.options = JobOptions(retry=None, expires_at=9.0, sent='{"n": 1}')
     assert back(row_of(job), tasks).options == job.options
 
 

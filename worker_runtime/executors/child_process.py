@@ -370,6 +370,7 @@ class ChildProcess:
             self._cancel_timer()
         if run_s:
             self._line.transfer_s += max(0.0, now - self.busy_since - run_s)
+            self._line.service_s = max(run_s, 0.9 * self._line.service_s)
         self._room = min(_LINE_MAX, 1 + int(LINE_S / run_s)) if run_s else 1
         self.jobs_done += 1
         self._release(work)

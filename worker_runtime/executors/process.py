@@ -67,6 +67,7 @@ class ProcessExecutor:
         self._queue_wait_s = 0.0
         self._encode_s = 0.0
         self.transfer_s = 0.0
+        self.service_s = 0.0
 
     # The Executor protocol
 

@@ -35,7 +35,8 @@ class Supervisor:
     """Owns every child from its start to its funeral; the work in them is `line`'s business.
 
     Children that were retired or abandoned no longer count for the size, so that their replacement
-    need not wait for their death.
+    need not wait for their death. One more is started for work that waits, unless those there are
+    will have done it before the new one is warm.
     """
 
     def __init__(self, catalogue: TaskCatalogue, limits: ProcessSettings, line: WorkLine) -> None:
@@ -57,6 +58,8 @@ class Supervisor:
         self._last_failure = ""
         self._retry_timer: asyncio.TimerHandle | None = None
         self._tend_timer: asyncio.TimerHandle | None = None
+        self._overdue_timer: asyncio.TimerHandle | None = None
+        self._start_s = 0.0  # what the last start took
         self._changed = asyncio.Event()
         self._is_closed = False
         self._spawner = Spawner(
@@ -85,7 +88,7 @@ class Supervisor:
     async def close(self, within_s: float) -> None:
         """Retire what is idle, wait for the rest, and kill what is left after `within_s`."""
         self._is_closed = True
-        for timer in (self._retry_timer, self._tend_timer):
+        for timer in (self._retry_timer, self._tend_timer, self._overdue_timer):
             if timer is not None:
                 timer.cancel()
         for child in list(self.children.values()):
@@ -110,17 +113,37 @@ class Supervisor:
     def is_full(self) -> bool:
         return len(self.children) >= self.size_max
 
-    def fill(self) -> None:
-        """Start children while fewer are there than the smallest number, or than work waits for."""
+    def fill(self, *, is_overdue: bool = False) -> None:
+        """Start children while fewer are there than the smallest number, or than work waits for
+        that is worth a start, or was not and is still there."""
         if self._is_closed or self._retry_timer is not None or not self._spawner.is_ready:
             return
         starting = sum(child.state is STARTING for child in self.children.values())
         while not self.is_full and (
-            len(self.children) < self.size_min or starting < self._line.backlog()
+            len(self.children) < self.size_min or self._is_wanted(starting, is_overdue=is_overdue)
         ):
             if len(self.abandoned) > self.size_max or not self._start_child():
                 return
             starting += 1
+
+    def _is_wanted(self, starting: int, *, is_overdue: bool) -> bool:
+        """Whether work waits for one more child and outlasts its start, as far as recent jobs and
+        the last start tell. Where it should not, it is looked at again after that time."""
+        backlog = self._line.backlog()
+        if starting >= backlog:
+            return False
+        warm, service_s = len(self.children) - starting, self._line.service_s
+        if is_overdue or not warm or not service_s:
+            return True
+        if service_s * (1 + backlog / warm) >= self._start_s:
+            return True
+        if self._overdue_timer is None:
+            self._overdue_timer = self.loop.call_later(self._start_s, self._look_again)
+        return False
+
+    def _look_again(self) -> None:
+        self._overdue_timer = None
+        self.fill(is_overdue=True)
 
     def retire(self, child: ChildProcess, reason: str) -> None:
         """Let an idle child end, and count it no more."""
@@ -180,6 +203,7 @@ class Supervisor:
         self._last_failure = ""
         child.state = IDLE
         child.was_ready = True
+        self._start_s = time.monotonic() - child.started_at
         self._line.child_free(child)
         self._changed.set()
 

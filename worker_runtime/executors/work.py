@@ -71,9 +71,13 @@ REPLACED = (
 
 
 class WorkLine(Protocol):
-    """Where work waits for a child. Each is called on the event loop's thread."""
+    """Where work waits for a child. Each is called on the event loop's thread.
+
+    `service_s` is what one of the longer recent jobs took; 0 before the first has ended.
+    """
 
     transfer_s: float
+    service_s: float
 
     def forsaken(self, work: Work) -> None:
         """Nobody awaits `work` any more."""

@@ -91,6 +91,7 @@ class StoredOptions(msgspec.Struct, frozen=True, omit_defaults=True):
     unique_key: str | None = None
     after: tuple[str, ...] = ()
     takes_results: Literal["one", "all"] | None = None
+    sent: str | None = None
 
 
 class StoredActivity(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -236,6 +237,7 @@ def _stored_options(options: JobOptions) -> StoredOptions:
         unique_key=options.unique_key,
         after=options.after,
         takes_results=options.takes_results,
+        sent=options.sent,
     )
 
 
@@ -307,6 +309,7 @@ def _options(stored: StoredOptions) -> JobOptions:
         unique_key=stored.unique_key,
         after=stored.after,
         takes_results=stored.takes_results,
+        sent=stored.sent,
     )
 
 

@@ -105,7 +105,7 @@ class Records:
             started_ms=started_ms,
             finished_ms=round(transition.at * 1000),
             queue_key=lease.queue_key,
-            extra=_failure_fields(transition.failure) if self.is_plain else None,
+            extra=_ended_extra(job, transition) if self.is_plain else None,
         )
         return self.wire.encode_result(result, lease.job_id)
 
@@ -129,6 +129,9 @@ class Records:
                 found.job.enqueued_ms / 1000,
             )
         fill_ended(job, found)
+        sent = (found.extra or {}).get("sent")
+        if isinstance(sent, str):
+            job.options = JobOptions(sent=sent)
         return job
 
 
@@ -179,6 +182,8 @@ def _extra(job: Job) -> dict[str, Any] | None:
         extra["expires_at"] = options.expires_at
     if options.label is not None:
         extra["label"] = options.label
+    if options.sent is not None:
+        extra["sent"] = options.sent
     return extra or None
 
 
@@ -206,8 +211,12 @@ def _options(extra: dict[str, Any] | None) -> JobOptions | None:
         raise InvalidArguments(f"the job's options cannot be read: {error}") from None
 
 
-def _failure_fields(failure: Failure | None) -> dict[str, Any] | None:
-    return None if failure is None else msgspec.to_builtins(failure)
+def _ended_extra(job: Job, transition: Transition) -> dict[str, Any] | None:
+    failure = transition.failure
+    extra: dict[str, Any] = {} if failure is None else msgspec.to_builtins(failure)
+    if job.options is not None and job.options.sent is not None:
+        extra["sent"] = job.options.sent
+    return extra or None
 
 
 def _failure(found: WireResult) -> Failure:

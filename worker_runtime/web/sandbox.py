@@ -162,6 +162,7 @@ class Sandbox:
             "error": _ERRORS.get(rejection.code, rejection.detail),
             "worker": self._worker,
             "detail": rejection.detail,
+            **rejection.fields,
         }
         headers = {**_CORS, **(rejection.headers or {})}
         return web.Response(

@@ -18,15 +18,16 @@ from aiohttp import web
 from multidict import CIMultiDict
 from prometheus_client import Metric
 
+from worker_runtime.dead_letters import RETRYABLE_STATES
 from worker_runtime.enqueue import EnqueueOptions
-from worker_runtime.errors import InvalidArguments, InvalidJob, UnknownJob
+from worker_runtime.errors import InvalidArguments, InvalidJob, InvalidTransition, UnknownJob
 from worker_runtime.job import COMPLETED, FAILED, RUNNING, Job, Priority, State, utc
 from worker_runtime.resources import gpu
 from worker_runtime.runtime import Runtime
 from worker_runtime.settings import Settings
 from worker_runtime.task import JobOptions
 from worker_runtime.web.vera_metrics import VeraMetrics
-from worker_runtime.web.vera_request import FieldErrors, Submission, check_submission, field_error
+from worker_runtime.web.vera_request import FieldErrors, Submission, field_error, read_submission
 from worker_runtime.web.waits import JobWaits
 from worker_runtime.web.wire import (
     Body,
@@ -70,10 +71,10 @@ class PoolRequest(msgspec.Struct):
     """`POST /submit` of the cluster pool."""
 
     name: str
-    payload: dict[str, Any] = {}
-    context: dict[str, Any] = {}
+    payload: dict[str, Any] | None = None
+    context: dict[str, Any] | None = None
     priority: Priority = Priority.NORMAL
-    labels: list[str] = []
+    labels: list[str] | None = None
 
 
 class SubmitAnswer(msgspec.Struct, gc=False):
@@ -86,7 +87,7 @@ class TaskRecord(msgspec.Struct):
     """`GET /task/{id}`. Times are UTC."""
 
     task_id: str
-    payload: dict[str, Any]
+    payload: dict[str, Any] | msgspec.Raw
     status: str
     queued_at: datetime | None
     started_at: datetime | None
@@ -176,32 +177,39 @@ class Vera:
     async def _submit(self, request: web.Request) -> web.Response:
         packed = is_msgpack(request)
         data = await read_body(request, self._settings.payload_bytes_max)
+        sent: Any = None
         try:
             given = self._submission.decode(data, packed=packed)
         except Rejection as error:
             if error.code == "malformed_body":
-                raise FieldErrors([field_error("json_invalid", ("body",), error.detail)]) from None
-            if error.code == "invalid_body":
-                check_submission(self._any.decode(data, packed=packed))
-            raise
-        job, is_new = await self._enqueue_submission(given)
+                raise _no_json(data, error) from None
+            if error.code != "invalid_body":
+                raise
+            raw = self._any.decode(data, packed=packed)
+            given, sent = read_submission(raw), raw["payload"]
+        job, is_new = await self._enqueue_submission(given, sent)
         status = "queued" if is_new else _status(job.state)
         position = 0
         if status == "queued":  # a job that a free slot took at once was in the line all the same
             position = self._runtime.parts.lanes[job.queue].queue.waiting or 1
         return _json(SubmitAnswer(status, job.id, position))
 
-    async def _enqueue_submission(self, given: Submission) -> tuple[Job, bool]:
+    async def _enqueue_submission(self, given: Submission, sent: Any) -> tuple[Job, bool]:
+        """`sent` is the payload where it says more than `given.payload`."""
+        payload = given.payload
+        if sent is None:
+            definition = self._runtime.parts.registry.find(payload.function)
+            sent = None if definition.signature.keeps_json else payload
         options = EnqueueOptions(
             job_id=given.task_id or _uuid4(),
             priority=_PRIORITIES.get(given.priority, Priority.NORMAL),
+            overrides=None if sent is None else JobOptions(sent=_as_text(sent)),
             must_encode=True,
             wire=True,
         )
-        payload = given.payload
         try:
             handle = await self._runtime.enqueue_with(
-                options, payload.function, tuple(payload.args or ()), payload.kwargs
+                options, payload.function, tuple(payload.args), payload.kwargs
             )
         except InvalidArguments as error:
             place = "kwargs" if payload.kwargs else "args"
@@ -236,18 +244,32 @@ class Vera:
 
     async def _execute(self, request: web.Request) -> web.Response:
         """Run the task called `type` with the payload as keyword arguments; the answer is the
-        result. 200 says that the job ended, `success` how."""
+        result. 200 says that the job ended, `success` how. The id of a task that failed, sent
+        again, is another try."""
         call = await self._execution.read(request)
         timeout_s = call.timeout or EXECUTE_TIMEOUT_S
         overrides = JobOptions(timeout_s=timeout_s, expires_at=time.time() + timeout_s)
         options = EnqueueOptions(job_id=call.id, overrides=overrides, must_encode=True, wire=True)
         handle = await self._runtime.enqueue_with(options, call.type, (), call.payload)
         job = handle.job
+        if not handle.is_new and job.state in RETRYABLE_STATES:
+            job = await self._run_again(job, overrides)
         if await self._waits.ended_within(job, timeout_s):
             return _json(self._execution_answer(job, _error_text(job)))
         late = f"did not end within {timeout_s:g} s"
         await self._runtime.cancel(job.id, late)
-        return _json(self._execution_answer(job, late))
+        return _json(self._execution_answer(job, None if job.state is COMPLETED else late))
+
+    async def _run_again(self, job: Job, overrides: JobOptions) -> Job:
+        job.options = (
+            overrides
+            if job.options is None
+            else msgspec.structs.replace(job.options, timeout_s=overrides.timeout_s)
+        )
+        try:
+            return (await self._runtime.retry(job.id)).job
+        except InvalidTransition:  # another request for the same was faster
+            return await self._runtime.job(job.id)
 
     def _execution_answer(self, job: Job, error: str | None) -> dict[str, Any]:
         started_at, ended_at = job.started_at, job.ended_at
@@ -276,15 +298,30 @@ class Vera:
                 raise
             raise Rejection(400, error.code, error.detail, error.headers) from None
         definition = self._runtime.parts.registry.find(call.name)
-        arguments = dict(call.payload)
+        arguments = call.payload or {}
         if "context" in definition.signature.types:
-            arguments.setdefault("context", call.context)
+            arguments.setdefault("context", call.context or {})
         options = EnqueueOptions(priority=call.priority, must_encode=True, wire=True)
         handle = await self._runtime.enqueue_with(options, call.name, (), arguments)
         return _json({"enqueued": True, "task_id": handle.id})
 
     async def _heartbeat(self, request: web.Request) -> web.Response:
         return _json({"status": "ok"})
+
+
+def _no_json(data: bytes, error: Rejection) -> FieldErrors:
+    if not data:
+        return FieldErrors([field_error("missing", ("body",), "Field required")])
+    return FieldErrors([field_error("json_invalid", ("body",), error.detail)])
+
+
+def _as_text(payload: Any) -> str:
+    """As JSON. Raises FieldErrors for what only MessagePack can say."""
+    try:
+        return encode_json(payload).decode()
+    except (TypeError, ValueError) as error:
+        problem = field_error("value_error", ("body", "payload"), str(error))
+        raise FieldErrors([problem]) from None
 
 
 def _uuid4() -> str:
@@ -309,7 +346,11 @@ def _error_text(job: Job) -> str | None:
 
 def _record(job: Job) -> TaskRecord:
     queued_at = utc(job.created_at)
-    payload = {"function": job.task.name, "args": list(job.args), "kwargs": job.kwargs or {}}
+    payload: dict[str, Any] | msgspec.Raw
+    if job.options is not None and job.options.sent is not None:
+        payload = msgspec.Raw(job.options.sent)
+    else:
+        payload = {"function": job.task.name, "args": list(job.args), "kwargs": job.kwargs or {}}
     return TaskRecord(
         task_id=job.id,
         payload=payload,

@@ -21,10 +21,12 @@ class FieldErrors(Rejection):
         self.errors = errors
 
 
-class Payload(msgspec.Struct, gc=False):
+class Payload(msgspec.Struct, gc=False, forbid_unknown_fields=True):
+    """What the guide's client sends, and nothing else: a record can tell it again from its job."""
+
     function: str
-    args: list[Any] | None = None
-    kwargs: dict[str, Any] | None = None
+    args: list[Any]
+    kwargs: dict[str, Any]
 
 
 class Submission(msgspec.Struct, gc=False):
@@ -51,8 +53,9 @@ def field_error(
     return {"type": kind, "loc": list(location), "msg": message, "input": given}
 
 
-def check_submission(raw: Any) -> None:
-    """Raises FieldErrors with every field that keeps a decoded body from being a Submission."""
+def read_submission(raw: Any) -> Submission:
+    """The submission in a decoded body; what its payload has besides is left out. Raises
+    FieldErrors with every field that keeps the body from being one."""
     if type(raw) is not dict:
         message = "Input should be a valid dictionary or object to extract fields from"
         raise FieldErrors([field_error("model_attributes_type", ("body",), message, raw)])
@@ -70,13 +73,14 @@ def check_submission(raw: Any) -> None:
             return value
         return kind()
 
-    take(raw, str, "task_id", default=None)
-    take(raw, str, "priority", default="normal")
+    task_id = take(raw, str, "task_id", default=None)
+    priority = take(raw, str, "priority", default="normal")
     payload = take(raw, dict, "payload")
     if errors:  # what stands in a payload that is none cannot be told
         raise FieldErrors(errors)
-    take(payload, str, "payload", "function")
-    take(payload, list, "payload", "args", default=None)
-    take(payload, dict, "payload", "kwargs", default=None)
+    function = take(payload, str, "payload", "function")
+    args = take(payload, list, "payload", "args", default=None)
+    kwargs = take(payload, dict, "payload", "kwargs", default=None)
     if errors:
         raise FieldErrors(errors)
+    return Submission(Payload(function, args or [], kwargs or {}), task_id, priority)
