@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import logging
+import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any
@@ -14,7 +16,8 @@ from aiohttp import web
 from tests.contract.fleet_worker import serving
 from tests.helpers import eventually, free_port
 from worker_runtime import JobContext, task
-from worker_runtime.registrar import Identity, Registrar, RegistrarTimes, base_url
+from worker_runtime.registrar import Identity, Registrar, RegistrarTimes
+from worker_runtime.settings import base_url
 
 QUICK = RegistrarTimes(
     request_timeout_s=0.5,
@@ -54,7 +57,8 @@ class Backend:
         if request.method == "PATCH":
             self.statuses.append((request.path, await request.json()))
             return web.json_response({"success": True})
-        if request.method == "GET" and request.path.rpartition("/")[2] in self.known:
+        name = request.path.removeprefix("/api/v1/workers/")
+        if request.method == "GET" and name in self.known:
             return web.json_response({})
         return web.json_response({"detail": "not found"}, status=404)
 
@@ -161,9 +165,68 @@ async def test_it_does_not_ask_while_the_backend_asks_it() -> None:
     patient = msgspec.structs.replace(QUICK, silence_max_s=60.0)
     async with backend() as b, registering(b.url, times=patient) as registrar:
         await eventually(lambda: registrar.is_registered)
+        registrar.heard()
         b.known.clear()
         await asyncio.sleep(5 * QUICK.check_every_s)
         assert b.asked == ["POST /api/v1/workers/register"]
+
+
+async def test_it_asks_soon_when_nobody_has_asked_it_yet() -> None:
+    """A backend that is restarted before its first health check has forgotten the worker."""
+    patient = msgspec.structs.replace(QUICK, silence_max_s=60.0)
+    async with backend() as b, registering(b.url, times=patient) as registrar:
+        await eventually(lambda: registrar.is_registered)
+        b.known.clear()
+        await eventually(lambda: len(b.registrations) == 2)
+
+
+async def test_health_checks_of_others_do_not_hide_that_the_backend_forgot() -> None:
+    """A container's own health check asks for `/health` as often as the backend does."""
+    patient = msgspec.structs.replace(QUICK, silence_max_s=60.0, ask_every_s=0.05)
+    async with backend() as b, registering(b.url, times=patient) as registrar:
+        await eventually(lambda: registrar.is_registered)
+        b.known.clear()
+
+        def reminded() -> bool:
+            registrar.heard()
+            return len(b.registrations) == 2
+
+        await eventually(reminded)
+
+
+async def test_a_refused_registration_says_why(caplog: pytest.LogCaptureFixture) -> None:
+    types = "'backtesting', 'training', 'cpu_training', 'gpu_host', 'agent_design' or 'agent_...'"
+
+    async def refuse(request: web.Request) -> web.StreamResponse:
+        problem = {
+            "type": "enum",
+            "loc": ["body", "worker_type"],
+            "msg": f"Input should be {types}",
+            "input": "data_processing",
+            "ctx": {"expected": types},
+        }
+        return web.json_response({"detail": [problem]}, status=422)
+
+    async with backend() as b:
+        b.reply = refuse
+        with caplog.at_level(logging.WARNING, "worker_runtime.registrar"):
+            async with registering(b.url):
+                await eventually(lambda: len(b.asked) >= 3)
+    assert 'answered 422: {"detail": [{"type": "enum"' in caplog.text
+    assert '"input": "data_processing"' in caplog.text
+
+
+async def test_a_name_may_need_quoting_in_a_path() -> None:
+    identity = msgspec.structs.replace(WORKER, worker_id="rack 7/slot?")
+    async with backend() as b:
+        registrar = Registrar(b.url, current=lambda: None, times=QUICK)
+        registrar.start(identity)
+        try:
+            await eventually(lambda: len(b.asked) >= 3)
+        finally:
+            await registrar.stop([], "")
+    assert len(b.registrations) == 1
+    assert b.asked[-1] == "DELETE /api/v1/workers/rack 7/slot?"  # as the server decodes it
 
 
 async def test_a_backend_that_announced_its_end_is_awaited() -> None:
@@ -277,6 +340,41 @@ async def test_a_worker_registers_works_and_says_goodbye() -> None:
     assert [path for path, _ in b.statuses] == ["/api/v1/operations/long/status"]
     assert b.statuses[0][1]["status"] == "CANCELLED"
     assert "Graceful shutdown" in b.statuses[0][1]["error_message"]
+    assert b.asked[-1] == "DELETE /api/v1/workers/dp-1"
+
+
+go_on = threading.Event()
+
+
+@task(domain="data-processing", run_in="thread")
+def until_told(ctx: JobContext) -> dict[str, int]:
+    assert go_on.wait(10)
+    return {"rows": 7}
+
+
+async def test_what_ends_while_the_worker_stops_is_handed_in() -> None:
+    """Nobody can ask a worker that is gone for the result."""
+    go_on.clear()
+    async with backend() as b:
+        options: dict[str, Any] = {"name": "dp-1", "dialects": ("operations",)}
+        async with serving(
+            until_told, registers=True, backend_url=b.url, stop_within_s=10.0, **options
+        ) as worker:
+            await eventually(lambda: bool(b.registrations))
+            await worker.ask("POST", "/data-processing/start", {"task_id": "late"})
+            stopping = asyncio.ensure_future(worker.runtime.stop())
+            await eventually(lambda: not worker.runtime.is_accepting)
+            go_on.set()
+            await stopping
+    assert len(b.registrations) == 2
+    assert b.registrations[1]["current_operation_id"] is None
+    (completion,) = b.registrations[1]["completed_operations"]
+    assert (completion["operation_id"], completion["status"], completion["result"]) == (
+        "late",
+        "COMPLETED",
+        {"rows": 7},
+    )
+    assert b.statuses == []
     assert b.asked[-1] == "DELETE /api/v1/workers/dp-1"
 
 

@@ -6,6 +6,7 @@ For engines that come from there: they keep calling `set_progress`, `_update_sta
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from worker_runtime.context import METRICS_KEPT_MAX, JobContext
@@ -62,9 +63,10 @@ class ProgressBridge:
         self._state = {**self._state, "percentage": clamped, "message": message, **facts}
 
     def _append_metric(self, metric: dict[str, Any]) -> None:
-        """Each number in `metric` becomes a metric of the job."""
+        """Each number in `metric` becomes a metric of the job, except one that is not finite: a
+        loss that diverges must not end the engine that reports it."""
         if len(self._metrics) < METRICS_KEPT_MAX:
             self._metrics.append(metric)
         for name, value in metric.items():
-            if isinstance(value, int | float):
+            if isinstance(value, int | float) and math.isfinite(value):
                 self._context.record_metric(name, value)

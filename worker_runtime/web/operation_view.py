@@ -14,7 +14,7 @@ from typing import Any
 
 import msgspec
 
-from worker_runtime.domain_names import type_of
+from worker_runtime.domain_names import is_agent, type_of
 from worker_runtime.job import COMPLETED, RUNNING, Job, Metric, Progress, StopReason
 from worker_runtime.runtime import Runtime
 from worker_runtime.task import TaskDefinition
@@ -39,7 +39,8 @@ KNOWN_TYPES = frozenset(
     }
 )
 _HISTORY_NAMES = {"training": "epochs", "backtesting": "bars", "data_load": "segments"}
-_METADATA = ("symbol", "timeframe", "mode", "start_date", "end_date")
+_TEXTS = ("symbol", "timeframe", "mode")
+_DATES = ("start_date", "end_date")
 
 
 class Cancellation(msgspec.Struct, frozen=True):
@@ -82,10 +83,15 @@ class OperationView:
         domain_type = type_of(job.task.domain or job.task.name)
         error = self._error(job, status)
         parameters = self._shapes[job.task.name].parameters(job)
-        metadata = {name: parameters.get(name) for name in _METADATA}
+        metadata = {name: _text(parameters.get(name)) for name in _TEXTS}
+        metadata |= {name: _date(parameters.get(name)) for name in _DATES}
+        parent_id = None
+        if is_agent(job.task.domain):
+            parent_id = None if job.options is None else job.options.label
+            parameters = {**parameters, "parent_task_id": parent_id}
         return {
             **self.summary(job),
-            "parent_operation_id": None,
+            "parent_operation_id": parent_id,
             "metadata": {**metadata, "parameters": parameters, "worker_id": self._worker_id},
             "error_message": error,
             "warnings": [],
@@ -113,7 +119,7 @@ class OperationView:
             "progress": progress,
             "progress_percentage": progress["percentage"],
             "current_step": progress["current_step"],
-            "symbol": self._shapes[job.task.name].parameters(job).get("symbol"),
+            "symbol": _text(self._shapes[job.task.name].parameters(job).get("symbol")),
             "duration_seconds": None if started_at is None else max(0.0, until - started_at),
         }
 
@@ -231,6 +237,19 @@ def result_of(job: Job) -> dict[str, Any]:
     if isinstance(plain, dict) and plain:
         return plain
     return {"result": plain}
+
+
+def _text(value: Any) -> str | None:
+    return value if isinstance(value, str) else None
+
+
+def _date(value: Any) -> str | None:
+    """A date or time as the request has it; None where the backend could not read it."""
+    try:
+        datetime.fromisoformat(value)
+    except (TypeError, ValueError):
+        return None
+    return str(value)
 
 
 def iso(at: float | None) -> str | None:
