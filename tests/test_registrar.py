@@ -269,6 +269,41 @@ async def test_ended_operations_are_reported_once_and_within_bounds() -> None:
     assert second["completed_operations"] == []
 
 
+@pytest.mark.parametrize("status", [422, 500])
+async def test_a_report_that_the_backend_cannot_store_does_not_keep_the_worker_out(
+    status: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    poison = {
+        "operation_id": "poison",
+        "status": "COMPLETED",
+        "result": {"text": "\x00"},
+        "error_message": None,
+        "completed_at": "2025-11-10T10:30:00Z",
+    }
+    async with backend() as b:
+
+        async def refuse(request: web.Request) -> web.StreamResponse:
+            if request.method == "POST" and (await request.json())["completed_operations"]:
+                return web.json_response({"detail": "no NUL here"}, status=status)
+            b.reply = None
+            answer = await b.handle(request)
+            b.reply = refuse
+            return answer
+
+        b.reply = refuse
+        registrar = Registrar(b.url, current=lambda: None, times=QUICK)
+        registrar.completed(poison)
+        registrar.start(WORKER)
+        try:
+            await eventually(lambda: registrar.is_registered)
+            b.known.clear()
+            await eventually(lambda: len(b.registrations) == 2)
+        finally:
+            await registrar.stop([], "")
+    assert "took no reports of 1 ended operations" in caplog.text
+    assert caplog.text.count("no NUL here") == 1
+
+
 async def test_the_short_path_is_taken_where_the_long_one_is_not_found() -> None:
     async with backend() as b:
 

@@ -186,19 +186,14 @@ class Registrar:
         """Register, with what has ended since the last time. Whether the backend took it."""
         assert self._identity is not None
         reported = list(self._completed)
-        body = {
-            **msgspec.structs.asdict(self._identity),
-            "current_operation_id": current,
-            "completed_operations": [report.document for report in reported],
-        }
         logger.info("Registering worker with backend at %s", self._base)
-        try:
-            status, text = await self._post_registration(body)
-        except FetchFailed as failure:
-            logger.warning("registration with %s failed: %s", self._base, failure)
-            return False
-        if not 200 <= status < 300:
-            logger.warning("registration with %s was answered %d: %s", self._base, status, text)
+        status = await self._offer(current, reported)
+        if reported and status is not None and _is_refusal(status):
+            # One report that it cannot store must not keep this worker out for ever.
+            status = await self._offer(current, [])
+            if status is not None and 200 <= status < 300:
+                logger.warning("the backend took no reports of %d ended operations", len(reported))
+        if status is None or not 200 <= status < 300:
             return False
         for report in reported:
             if report in self._completed:
@@ -208,6 +203,23 @@ class Registrar:
         self._asked_at = time.monotonic()
         logger.info("Worker registered successfully as %s", self._identity.worker_id)
         return True
+
+    async def _offer(self, current: str | None, reported: list[_Report]) -> int | None:
+        """The status that one registration was answered with; None: it was not answered."""
+        assert self._identity is not None
+        body = {
+            **msgspec.structs.asdict(self._identity),
+            "current_operation_id": current,
+            "completed_operations": [report.document for report in reported],
+        }
+        try:
+            status, text = await self._post_registration(body)
+        except FetchFailed as failure:
+            logger.warning("registration with %s failed: %s", self._base, failure)
+            return None
+        if not 200 <= status < 300:
+            logger.warning("registration with %s was answered %d: %s", self._base, status, text)
+        return status
 
     async def _post_registration(self, body: dict[str, Any]) -> tuple[int, str]:
         """The answer to the registration, at the path where this backend takes it."""
@@ -287,3 +299,8 @@ class Registrar:
                 await self._woken.wait()
         except TimeoutError:
             pass
+
+
+def _is_refusal(status: int) -> bool:
+    """Whether a backend that is there and has time refused what it was sent."""
+    return status >= 400 and status not in (404, 408, 429, 502, 503, 504)
