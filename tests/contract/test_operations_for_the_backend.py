@@ -61,9 +61,15 @@ async def diverging(ctx: JobContext) -> dict[str, Any]:
     return {"last": bridge.get_metrics(1)[0][0]["epoch"]}
 
 
+@task(domain="indicators")
+async def indicate(request: DesignRequest | None = None) -> dict[str, str]:
+    return {} if request is None else {"brief": request.brief}
+
+
 @pytest_asyncio.fixture
 async def worker() -> AsyncIterator[Worker]:
-    async with serving(train, design, assess, diverging, dialects=("operations",)) as serving_one:
+    tasks = (train, design, assess, diverging, indicate)
+    async with serving(*tasks, dialects=("operations",)) as serving_one:
         yield serving_one
 
 
@@ -127,6 +133,14 @@ async def test_metadata_is_text_or_null_whatever_a_request_calls_so(worker: Work
     await start(worker, "training", task_id="fine", strategy_yaml="y", **fine)
     metadata = (await ended(worker, "fine"))["metadata"]
     assert [metadata[name] for name in fine] == list(fine.values())
+
+
+async def test_the_one_object_that_a_task_takes_may_be_optional(worker: Worker) -> None:
+    body = {"brief": "b", "symbol": "EURUSD", "timeframe": "1h"}
+    await start(worker, "indicators", task_id="given", **body)
+    assert (await ended(worker, "given"))["result_summary"] == {"brief": "b"}
+    wrong = await worker.ask("POST", "/indicators/start", {"brief": "b"})
+    assert (wrong.status, "symbol" in wrong.document["detail"]) == (422, True)
 
 
 # Agents

@@ -209,8 +209,8 @@ def _without_id(body: dict[str, Any]) -> dict[str, Any]:
 
 
 def _object_fields(task: TaskDefinition) -> frozenset[str] | None:
-    """The fields of the one object (Struct, dataclass, TypedDict, dict) that the task takes; None
-    where it takes its arguments one by one."""
+    """The fields of the one object (Struct, dataclass, TypedDict, dict, or None instead) that the
+    task takes; None where it takes its arguments one by one."""
     kinds = list(task.signature.types.values())
     if len(kinds) != 1:
         return None
@@ -218,6 +218,9 @@ def _object_fields(task: TaskDefinition) -> frozenset[str] | None:
         found = msgspec.inspect.type_info(kinds[0])
     except Exception:  # a type that msgspec cannot describe is passed by name
         return None
+    if isinstance(found, msgspec.inspect.UnionType):
+        objects = [t for t in found.types if not isinstance(t, msgspec.inspect.NoneType)]
+        found = objects[0] if len(objects) == 1 else found
     if isinstance(found, msgspec.inspect.DictType):
         return frozenset()
     if isinstance(
