@@ -72,7 +72,8 @@ class JobContext:
         if total is not None and total < 0:
             raise ValueError(f"total must be 0 or more, not {total!r}")
         text = None if step is None else str(step)[:STEP_CHARS_MAX]
-        self._reporter.progress(Progress(done, total, text, time.time()))
+        known_total = None if total is None else _plain(total)
+        self._reporter.progress(Progress(_plain(done), known_total, text, time.time()))
 
     def record_metric(self, name: str, value: float) -> None:
         """Append one measurement; the newest 10,000 of a job are kept.
@@ -86,6 +87,11 @@ class JobContext:
     def stop(self) -> None:
         """Tell the task to stop at its next checkpoint. For the runtime; safe from any thread."""
         self._stopped = True
+
+
+def _plain(number: float) -> float:
+    """A number that any wire can carry, also of one that is NumPy's, or a Decimal."""
+    return number if type(number) in (int, float) else float(number)
 
 
 class RecordReporter:

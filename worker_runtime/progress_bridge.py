@@ -7,6 +7,8 @@ For engines that come from there: they keep calling `set_progress`, `_update_sta
 from __future__ import annotations
 
 import math
+from datetime import UTC, datetime
+from numbers import Real
 from typing import Any
 
 from worker_runtime.context import METRICS_KEPT_MAX, JobContext
@@ -60,7 +62,8 @@ class ProgressBridge:
     def _update_state(self, percentage: float, message: str | None = None, **facts: Any) -> None:
         clamped = min(100.0, max(0.0, float(percentage)))
         self._context.report(clamped, 100.0, step=message)
-        self._state = {**self._state, "percentage": clamped, "message": message, **facts}
+        timestamp = datetime.now(UTC).isoformat()
+        self._state = {"percentage": clamped, "message": message, "timestamp": timestamp, **facts}
 
     def _append_metric(self, metric: dict[str, Any]) -> None:
         """Each number in `metric` becomes a metric of the job, except one that is not finite: a
@@ -68,5 +71,5 @@ class ProgressBridge:
         if len(self._metrics) < METRICS_KEPT_MAX:
             self._metrics.append(metric)
         for name, value in metric.items():
-            if isinstance(value, int | float) and math.isfinite(value):
-                self._context.record_metric(name, value)
+            if isinstance(value, Real) and math.isfinite(value):
+                self._context.record_metric(name, float(value))

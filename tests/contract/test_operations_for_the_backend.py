@@ -5,6 +5,9 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import AsyncIterator
+from datetime import UTC, datetime
+from decimal import Decimal
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -57,8 +60,13 @@ async def diverging(ctx: JobContext) -> dict[str, Any]:
     """An engine from there, whose numbers need not be finite."""
     bridge = ProgressBridge(ctx)
     bridge._append_metric({"epoch": 1, "train_loss": 0.5, "val_loss": math.nan})
-    bridge._append_metric({"epoch": 2, "train_loss": math.inf})
-    return {"last": bridge.get_metrics(1)[0][0]["epoch"]}
+    bridge._append_metric({"epoch": 2, "train_loss": math.inf, "note": "diverged"})
+    bridge._append_metric({"epoch": Fraction(3)})
+    bridge._update_state(percentage=50.0, message="Epoch 5/10", epoch=5, phase="training")
+    bridge._update_state(percentage=Fraction(301, 5), message="Epoch 6/10", epoch=6)  # type: ignore[arg-type]
+    state = bridge.get_status()
+    assert datetime.fromisoformat(state.pop("timestamp")).tzinfo == UTC
+    return {"last": bridge.get_metrics(1)[0][0]["epoch"], "state": state}
 
 
 @task(domain="indicators")
@@ -66,9 +74,17 @@ async def indicate(request: DesignRequest | None = None) -> dict[str, str]:
     return {} if request is None else {"brief": request.brief}
 
 
+@task(domain="numbers")
+async def reports_numbers_of_other_kinds(ctx: JobContext) -> str:
+    """A number of NumPy's is a `float` to Python, and no number to an encoder."""
+    ctx.report(Decimal("1.5"), Fraction(3), step="half")  # type: ignore[arg-type]
+    ctx.record_metric("share", Fraction(1, 2))  # type: ignore[arg-type]
+    return "done"
+
+
 @pytest_asyncio.fixture
 async def worker() -> AsyncIterator[Worker]:
-    tasks = (train, design, assess, diverging, indicate)
+    tasks = (train, design, assess, diverging, indicate, reports_numbers_of_other_kinds)
     async with serving(*tasks, dialects=("operations",)) as serving_one:
         yield serving_one
 
@@ -112,10 +128,21 @@ async def test_numbers_of_a_ported_engine_that_are_not_finite_do_not_end_it(
     worker: Worker,
 ) -> None:
     await start(worker, "backtests", task_id="nan")
-    assert (await ended(worker, "nan"))["result_summary"] == {"last": 2}
+    assert (await ended(worker, "nan"))["result_summary"] == {
+        "last": 2,
+        "state": {"percentage": 60.2, "message": "Epoch 6/10", "epoch": 6},
+    }
     metrics = (await worker.ask("GET", "/api/v1/operations/nan/metrics")).document["data"]
     named = [(m["name"], m["value"]) for m in metrics["metrics"]]
-    assert named == [("epoch", 1.0), ("train_loss", 0.5), ("epoch", 2.0)]
+    assert named == [("epoch", 1.0), ("train_loss", 0.5), ("epoch", 2.0), ("epoch", 3.0)]
+
+
+async def test_numbers_may_be_of_any_kind(worker: Worker) -> None:
+    await start(worker, "numbers", task_id="n")
+    progress = (await ended(worker, "n"))["progress"]
+    assert (progress["steps_completed"], progress["steps_total"]) == (1, 3)
+    native = (await worker.ask("GET", "/v1/jobs/n")).document["progress"]
+    assert (native["done"], native["total"], native["percentage"]) == (1.5, 3.0, 50.0)
 
 
 # Metadata
@@ -300,3 +327,23 @@ async def test_the_list_shows_what_ended_in_an_earlier_life(tmp_path: Path) -> N
         assert await listed("status=failed") == ([], 0, 0)
         shown = await ended(second, judged["operation_id"])
         assert shown["parent_operation_id"] == "parent"
+
+
+async def test_metrics_are_readable_in_the_next_life(tmp_path: Path) -> None:
+    options: dict[str, Any] = {
+        "dialects": ("operations",),
+        "store": f"sqlite:///{tmp_path / 'jobs.db'}",
+    }
+    async with serving(train, **options) as first:
+        await start(first, "training", task_id="short", strategy_yaml="y", epochs=3)
+        before = await ended(first, "short")
+        await start(first, "training", task_id="long", strategy_yaml="y", epochs=1200)
+        await ended(first, "long")
+    async with serving(train, **options) as second:
+        after = await ended(second, "short")
+        path = "/api/v1/operations/long/metrics?cursor=0"
+        page = (await second.ask("GET", path)).document["data"]
+    assert len(before["metrics"]["epochs"]) == 3
+    assert after["metrics"] == before["metrics"]
+    assert (len(page["metrics"]), page["new_cursor"]) == (1000, 1200)
+    assert page["metrics"][0]["value"] == 1.0 / 201
