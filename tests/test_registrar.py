@@ -308,13 +308,19 @@ async def test_the_short_path_is_taken_where_the_long_one_is_not_found() -> None
     async with backend() as b:
 
         async def short(request: web.Request) -> web.StreamResponse:
-            status = 200 if request.path.startswith("/workers/register") else 404
+            status = 200 if request.path.startswith("/workers/") else 404
             return web.json_response({}, status=status)
 
         b.reply = short
         async with registering(b.url) as registrar:
             await eventually(lambda: registrar.is_registered)
-    assert b.asked[:2] == ["POST /api/v1/workers/register", "POST /workers/register"]
+            await eventually(lambda: len(b.asked) >= 5)
+    assert b.asked[:4] == [
+        "POST /api/v1/workers/register",
+        "POST /workers/register",
+        "GET /workers/worker-7",
+        "GET /workers/worker-7",
+    ]
 
 
 @pytest.mark.parametrize(

@@ -81,6 +81,8 @@ def test_an_empty_variable_is_not_set(text: str) -> None:
         ("WORKER_ALLOW_ANONYMOUS", "maybe", "Expected `bool"),
         ("LOG_LEVEL", "loud", "allowed: DEBUG, INFO, WARNING, ERROR, CRITICAL"),
         ("WORKER_DIALECTS", "sandbox,klingon", "allowed: sandbox, vera, operations"),
+        ("KTRDR_API_URL", "backend:8000", "matching regex '^https?://"),
+        ("WORKER_PUBLIC_URL", "ftp://worker", "matching regex '^https?://"),
     ],
 )
 def test_a_wrong_value_is_named_with_its_variable(name: str, text: str, problem: str) -> None:

@@ -96,7 +96,7 @@ class Registrar:
         self._identity: Identity | None = None
         self._task: asyncio.Task[None] | None = None
         self._session: aiohttp.ClientSession | None = None
-        self._path = f"{API_PREFIX}/workers/register"
+        self._prefix = API_PREFIX  # or nothing, where the backend has its registry at the root
         self._heard_at: float | None = None
         self._asked_at = 0.0
         self._shutdown_at: float | None = None
@@ -223,13 +223,12 @@ class Registrar:
 
     async def _post_registration(self, body: dict[str, Any]) -> tuple[int, str]:
         """The answer to the registration, at the path where this backend takes it."""
-        answer = await self._request("POST", self._path, body)
+        answer = await self._request("POST", f"{self._prefix}/workers/register", body)
         if answer[0] == 404:
-            short = self._path.removeprefix(API_PREFIX)
-            other = short if short != self._path else f"{API_PREFIX}{short}"
-            second = await self._request("POST", other, body)
+            other = "" if self._prefix else API_PREFIX
+            second = await self._request("POST", f"{other}/workers/register", body)
             if second[0] != 404:
-                self._path = other
+                self._prefix = other
                 return second
         return answer
 
@@ -260,7 +259,7 @@ class Registrar:
     async def _say_goodbye(self, unfinished: list[str], message: str, *, reports: bool) -> None:
         for operation_id in unfinished:
             body = {"status": "CANCELLED", "error_message": message}
-            await self._try("PATCH", f"{API_PREFIX}/operations/{operation_id}/status", body)
+            await self._try("PATCH", f"{self._prefix}/operations/{operation_id}/status", body)
         if reports:  # there is no other way to hand in a result
             await self._report(None)
         # Only some backends have this; the others notice at the next health check.
@@ -268,7 +267,7 @@ class Registrar:
 
     def _own_path(self) -> str:
         assert self._identity is not None
-        return f"{API_PREFIX}/workers/{quote(self._identity.worker_id, safe='')}"
+        return f"{self._prefix}/workers/{quote(self._identity.worker_id, safe='')}"
 
     async def _try(self, method: str, path: str, body: dict[str, Any] | None = None) -> None:
         try:

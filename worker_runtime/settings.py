@@ -28,6 +28,8 @@ UNTYPED_NAME = re.compile(r"^worker-worker-(?=[0-9a-f]{8}$)")
 # Where a backend has its API; its address may be given with or without.
 API_PREFIX = "/api/v1"
 
+_URL_PATTERN = r"^https?://[^\s/]+(/\S*)?$"
+
 _DEFAULT_PORT = {"sandbox": 8080, "vera": 5000, "operations": 5003}
 
 
@@ -148,7 +150,15 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     # The fleet this worker joins
     worker_type: Annotated[str, _env("WORKER_TYPE", "KTRDR_WORKER_TYPE")] | None = None
     backend_url: (
-        Annotated[str, _env("WORKER_BACKEND_URL", "KTRDR_API_CLIENT_BASE_URL", "KTRDR_API_URL")]
+        Annotated[
+            str,
+            _env(
+                "WORKER_BACKEND_URL",
+                "KTRDR_API_CLIENT_BASE_URL",
+                "KTRDR_API_URL",
+                pattern=_URL_PATTERN,
+            ),
+        ]
         | None
     ) = None
     public_url: (
@@ -160,6 +170,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
                 "WORKER_PUBLIC_BASE_URL",
                 "KTRDR_WORKER_ENDPOINT_URL",
                 "WORKER_ENDPOINT_URL",
+                pattern=_URL_PATTERN,
             ),
         ]
         | None
