@@ -53,7 +53,7 @@ class Backend:
             body = await request.json()
             self.registrations.append(body)
             self.known.add(body["worker_id"])
-            return web.json_response(body)
+            return web.json_response({"worker_id": body["worker_id"], "status": "available"})
         if request.method == "PATCH":
             self.statuses.append((request.path, await request.json()))
             return web.json_response({"success": True})
@@ -250,9 +250,13 @@ async def test_ended_operations_are_reported_once_and_within_bounds() -> None:
             "completed_at": "2025-11-10T10:30:00Z",
         }
 
+    failed = {**completion("failed", None), "status": "FAILED", "error_message": "e" * 8000}
     async with backend() as b:
         registrar = Registrar(b.url, current=lambda: None, times=QUICK)
         registrar.completed(completion("huge", {"x": "y" * 600_000}))
+        registrar.completed(completion("older", {"x": "y" * 300_000}))
+        registrar.completed(completion("newer", {"x": "y" * 300_000}))
+        registrar.completed(failed)
         registrar.completed(completion("small", {"rows": 1}))
         registrar.start(WORKER)
         try:
@@ -264,6 +268,9 @@ async def test_ended_operations_are_reported_once_and_within_bounds() -> None:
     first, second = b.registrations
     assert first["completed_operations"] == [
         completion("huge", None),
+        completion("older", None),
+        completion("newer", {"x": "y" * 300_000}),
+        {**failed, "error_message": "e" * 1000},
         completion("small", {"rows": 1}),
     ]
     assert second["completed_operations"] == []

@@ -29,6 +29,7 @@ ANSWER_BYTES_MAX = 64 * 1024
 COMPLETED_KEPT_MAX = 1000
 # All results that one registration carries; what does not fit is left out, the backend can ask.
 RESULTS_BYTES_MAX = 512 * 1024
+ERROR_CHARS_MAX = 1000
 REFUSAL_CHARS_MAX = 1000
 
 
@@ -60,12 +61,13 @@ class Identity(msgspec.Struct, frozen=True):
 
 
 class _Report:
-    """An ended operation, and the bytes that its result takes in a registration."""
+    """An ended operation, its error shortened, and the bytes that its result takes."""
 
     __slots__ = ("document", "result_bytes")
 
     def __init__(self, document: dict[str, Any]) -> None:
-        self.document = document
+        error = document["error_message"]
+        self.document = {**document, "error_message": error and error[:ERROR_CHARS_MAX]}
         self.result_bytes = 0
         if document["result"] is not None:
             self.result_bytes = len(msgspec.json.encode(document["result"]))
