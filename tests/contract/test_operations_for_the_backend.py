@@ -251,6 +251,20 @@ async def test_any_origin_may_ask_for_health_too(worker: Worker, path: str) -> N
     assert plain.headers["Access-Control-Allow-Origin"] == "*"
 
 
+@pytest.mark.parametrize("first", ["sandbox", "operations"])
+async def test_a_path_of_two_dialects_is_the_first_ones(first: str) -> None:
+    dialects = (first, "operations" if first == "sandbox" else "sandbox")
+    origin = {"Origin": "http://ui.example"}
+    async with serving(train, dialects=dialects) as one:
+        got = await one.ask("GET", "/health", headers=origin)
+        asked = await one.ask("OPTIONS", "/health", headers=origin)
+        refused = await one.ask("POST", "/health", {})
+    expected = "*" if first == "sandbox" else "http://ui.example"
+    assert [a.headers["Access-Control-Allow-Origin"] for a in (got, asked)] == [expected] * 2
+    assert refused.status == 405
+    assert ("status_code" in refused.document) == (first == "operations")
+
+
 @pytest.mark.parametrize(
     ("worker_type", "service", "root"),
     [

@@ -79,7 +79,8 @@ def build_app(runtime: Runtime, settings: Settings | None = None) -> web.Applica
         _add_route(app, method, path, guarded(handler, refuse, settings.token))
     for dialect in dialects:
         add_dialect(app, dialect, settings.token)
-        site.refusals.update((route.path, dialect.refuse) for route in dialect.routes())
+        for route in dialect.routes():  # a path that two of them have is the first one's
+            site.refusals.setdefault(route.path, dialect.refuse)
     app.router.add_route("*", "/{path:.*}", guarded(site.no_route, problem, settings.token))
     app[_OPERATIONS] = [dialect for dialect in dialects if isinstance(dialect, Operations)]
     return app
