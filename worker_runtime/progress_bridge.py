@@ -12,6 +12,7 @@ from numbers import Real
 from typing import Any
 
 from worker_runtime.context import METRICS_KEPT_MAX, JobContext
+from worker_runtime.job import Counts
 
 
 class CancellationToken:
@@ -60,8 +61,18 @@ class ProgressBridge:
         return self._metrics[cursor:], len(self._metrics)
 
     def _update_state(self, percentage: float, message: str | None = None, **facts: Any) -> None:
+        """`current_step` of `total_epochs`, `items_processed` of `items_total` and `current_item`
+        are shown; other facts are for whoever asks the bridge."""
         clamped = min(100.0, max(0.0, float(percentage)))
-        self._context.report(clamped, 100.0, step=message)
+        item = facts.get("current_item")
+        counts = Counts(
+            steps_done=_count(facts.get("current_step")),
+            steps_total=_count(facts.get("total_epochs")),
+            items_done=_count(facts.get("items_processed")),
+            items_total=_count(facts.get("items_total")),
+            item=None if item is None else str(item),
+        )
+        self._context.report(clamped, 100.0, step=message, counts=counts)
         timestamp = datetime.now(UTC).isoformat()
         self._state = {"percentage": clamped, "message": message, "timestamp": timestamp, **facts}
 
@@ -73,3 +84,10 @@ class ProgressBridge:
         for name, value in metric.items():
             if isinstance(value, Real) and math.isfinite(value):
                 self._context.record_metric(name, float(value))
+
+
+def _count(value: Any) -> int | None:
+    """A count as the backend takes it: whole and not negative."""
+    if isinstance(value, Real) and math.isfinite(value):
+        return max(0, int(float(value)))
+    return None

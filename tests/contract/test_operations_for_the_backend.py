@@ -74,6 +74,23 @@ async def indicate(request: DesignRequest | None = None) -> dict[str, str]:
     return {} if request is None else {"brief": request.brief}
 
 
+def report_epochs(ctx: JobContext) -> None:
+    bridge = ProgressBridge(ctx)
+    facts = {"items_processed": 350.0, "items_total": 700, "current_item": "AAPL_1d", "lr": 0.1}
+    bridge._update_state(57.5, "Epoch 5/10", current_step=5, total_epochs=10, **facts)
+    assert bridge.get_status()["lr"] == 0.1
+
+
+@task(domain="epochs", run_in="thread")
+def epochs(ctx: JobContext) -> None:
+    report_epochs(ctx)
+
+
+@task(domain="epochs-in-a-child", run_in="process")
+def epochs_in_a_child(ctx: JobContext) -> None:
+    report_epochs(ctx)
+
+
 @task(domain="numbers")
 async def reports_numbers_of_other_kinds(ctx: JobContext) -> str:
     """A number of NumPy's is a `float` to Python, and no number to an encoder."""
@@ -143,6 +160,24 @@ async def test_numbers_may_be_of_any_kind(worker: Worker) -> None:
     assert (progress["steps_completed"], progress["steps_total"]) == (1, 3)
     native = (await worker.ask("GET", "/v1/jobs/n")).document["progress"]
     assert (native["done"], native["total"], native["percentage"]) == (1.5, 3.0, 50.0)
+
+
+@pytest.mark.parametrize("domain", ["epochs", "epochs-in-a-child"])
+async def test_a_bridges_steps_and_items_are_shown_beside_its_percentage(domain: str) -> None:
+    async with serving(epochs, epochs_in_a_child, dialects=("operations",)) as one:
+        await start(one, domain, task_id="e")
+        progress = (await ended(one, "e"))["progress"]
+    assert progress == {
+        "percentage": 100.0,
+        "current_step": "Epoch 5/10",
+        "steps_completed": 5,
+        "steps_total": 10,
+        "items_processed": 350,
+        "items_total": 700,
+        "current_item": "AAPL_1d",
+        "context": {},
+        "estimated_remaining_seconds": None,
+    }
 
 
 # Metadata

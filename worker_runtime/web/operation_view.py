@@ -15,7 +15,7 @@ from typing import Any
 import msgspec
 
 from worker_runtime.domain_names import is_agent, type_of
-from worker_runtime.job import COMPLETED, RUNNING, Job, Metric, Progress, StopReason
+from worker_runtime.job import COMPLETED, RUNNING, Counts, Job, Metric, Progress, StopReason
 from worker_runtime.runtime import Runtime
 from worker_runtime.task import TaskDefinition
 
@@ -265,21 +265,27 @@ def iso(at: float | None) -> str | None:
 def _progress(job: Job, status: str) -> dict[str, Any]:
     reported = job.activity.progress if job.activity is not None else None
     known = reported or Progress(0.0, None, None, 0.0)
-    total = None if known.total is None else max(0, int(known.total))
-    percentage = 100.0 if status == "completed" else known.percentage
-    remaining_s = known.remaining_s(job.started_at) if status == "running" else None
-    done = max(0, int(known.done))
+    counts = known.counts or _counts_of(known)
     return {
-        "percentage": percentage,
+        "percentage": 100.0 if status == "completed" else known.percentage,
         "current_step": known.step,
-        "steps_completed": done,
-        "steps_total": total or 0,
-        "items_processed": done,
-        "items_total": total,
-        "current_item": None,
+        "steps_completed": counts.steps_done or 0,
+        "steps_total": counts.steps_total or 0,
+        "items_processed": counts.items_done or 0,
+        "items_total": counts.items_total,
+        "current_item": counts.item,
         "context": {},
-        "estimated_remaining_seconds": remaining_s,
+        "estimated_remaining_seconds": (
+            known.remaining_s(job.started_at) if status == "running" else None
+        ),
     }
+
+
+def _counts_of(known: Progress) -> Counts:
+    """What was reported, as steps and as items."""
+    total = None if known.total is None else max(0, int(known.total))
+    done = max(0, int(known.done))
+    return Counts(done, total, done, total)
 
 
 def _history(job: Job, operation_type: str) -> Mapping[str, Any] | None:
