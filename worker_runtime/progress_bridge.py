@@ -24,6 +24,11 @@ class CancellationToken:
     def is_cancelled(self) -> bool:
         return self._context.cancelled
 
+    @property
+    def is_cancelled_requested(self) -> bool:
+        """The same under the name that the backend's own engines read."""
+        return self._context.cancelled
+
 
 class ProgressBridge:
     """Reports what an engine tells it, and answers what the backend's code reads from one."""

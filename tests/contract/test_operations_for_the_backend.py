@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+import time
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -89,6 +90,29 @@ def epochs(ctx: JobContext) -> None:
 @task(domain="epochs-in-a-child", run_in="process")
 def epochs_in_a_child(ctx: JobContext) -> None:
     report_epochs(ctx)
+
+
+class EngineCancelled(Exception):
+    pass
+
+
+def run_engine(ctx: JobContext) -> None:
+    bridge = ProgressBridge(ctx)
+    bridge.set_progress(10.0, "loading")
+    while not bridge.cancellation_token.is_cancelled_requested:
+        time.sleep(0.005)
+    assert bridge.cancellation_token.is_cancelled()
+    raise EngineCancelled("stopped at bar 10/100")
+
+
+@task(domain="data-load", run_in="thread")
+def engine(ctx: JobContext) -> None:
+    run_engine(ctx)
+
+
+@task(domain="data-load-in-a-child", run_in="process")
+def engine_in_a_child(ctx: JobContext) -> None:
+    run_engine(ctx)
 
 
 @task(domain="numbers")
@@ -178,6 +202,31 @@ async def test_a_bridges_steps_and_items_are_shown_beside_its_percentage(domain:
         "context": {},
         "estimated_remaining_seconds": None,
     }
+
+
+@pytest.mark.parametrize("domain", ["data-load", "data-load-in-a-child"])
+async def test_an_engine_that_ends_its_cancelled_work_with_an_error_of_its_own(
+    domain: str,
+) -> None:
+    """`cancelled` stands, as it does over a result that comes too late."""
+    tasks = (engine, engine_in_a_child)
+    async with serving(*tasks, dialects=("operations",), cancel_grace_s=20) as one:
+        await start(one, domain, task_id="e")
+
+        async def loading() -> bool:
+            document = (await one.ask("GET", "/api/v1/operations/e")).document
+            return bool(document["data"]["progress"]["current_step"] == "loading")
+
+        await eventually(loading, 10.0)
+        await one.ask("DELETE", "/api/v1/operations/e/cancel?reason=enough")
+
+        async def idle() -> bool:
+            return bool((await one.ask("GET", "/health")).document["worker_status"] == "idle")
+
+        await eventually(idle)
+        data = await ended(one, "e", "cancelled")
+    assert (data["error_message"], data["errors"]) == ("enough", [])
+    assert (data["progress"]["current_step"], data["result_summary"]) == ("loading", None)
 
 
 # Metadata
