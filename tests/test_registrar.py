@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import logging
+import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any
@@ -14,7 +16,8 @@ from aiohttp import web
 from tests.contract.fleet_worker import serving
 from tests.helpers import eventually, free_port
 from worker_runtime import JobContext, task
-from worker_runtime.registrar import Identity, Registrar, RegistrarTimes, base_url
+from worker_runtime.registrar import Identity, Registrar, RegistrarTimes
+from worker_runtime.settings import base_url
 
 QUICK = RegistrarTimes(
     request_timeout_s=0.5,
@@ -50,11 +53,12 @@ class Backend:
             body = await request.json()
             self.registrations.append(body)
             self.known.add(body["worker_id"])
-            return web.json_response(body)
+            return web.json_response({"worker_id": body["worker_id"], "status": "available"})
         if request.method == "PATCH":
             self.statuses.append((request.path, await request.json()))
             return web.json_response({"success": True})
-        if request.method == "GET" and request.path.rpartition("/")[2] in self.known:
+        name = request.path.removeprefix("/api/v1/workers/")
+        if request.method == "GET" and name in self.known:
             return web.json_response({})
         return web.json_response({"detail": "not found"}, status=404)
 
@@ -161,9 +165,68 @@ async def test_it_does_not_ask_while_the_backend_asks_it() -> None:
     patient = msgspec.structs.replace(QUICK, silence_max_s=60.0)
     async with backend() as b, registering(b.url, times=patient) as registrar:
         await eventually(lambda: registrar.is_registered)
+        registrar.heard()
         b.known.clear()
         await asyncio.sleep(5 * QUICK.check_every_s)
         assert b.asked == ["POST /api/v1/workers/register"]
+
+
+async def test_it_asks_soon_when_nobody_has_asked_it_yet() -> None:
+    """A backend that is restarted before its first health check has forgotten the worker."""
+    patient = msgspec.structs.replace(QUICK, silence_max_s=60.0)
+    async with backend() as b, registering(b.url, times=patient) as registrar:
+        await eventually(lambda: registrar.is_registered)
+        b.known.clear()
+        await eventually(lambda: len(b.registrations) == 2)
+
+
+async def test_health_checks_of_others_do_not_hide_that_the_backend_forgot() -> None:
+    """A container's own health check asks for `/health` as often as the backend does."""
+    patient = msgspec.structs.replace(QUICK, silence_max_s=60.0, ask_every_s=0.05)
+    async with backend() as b, registering(b.url, times=patient) as registrar:
+        await eventually(lambda: registrar.is_registered)
+        b.known.clear()
+
+        def reminded() -> bool:
+            registrar.heard()
+            return len(b.registrations) == 2
+
+        await eventually(reminded)
+
+
+async def test_a_refused_registration_says_why(caplog: pytest.LogCaptureFixture) -> None:
+    types = "'backtesting', 'training', 'cpu_training', 'gpu_host', 'agent_design' or 'agent_...'"
+
+    async def refuse(request: web.Request) -> web.StreamResponse:
+        problem = {
+            "type": "enum",
+            "loc": ["body", "worker_type"],
+            "msg": f"Input should be {types}",
+            "input": "data_processing",
+            "ctx": {"expected": types},
+        }
+        return web.json_response({"detail": [problem]}, status=422)
+
+    async with backend() as b:
+        b.reply = refuse
+        with caplog.at_level(logging.WARNING, "worker_runtime.registrar"):
+            async with registering(b.url):
+                await eventually(lambda: len(b.asked) >= 3)
+    assert 'answered 422: {"detail": [{"type": "enum"' in caplog.text
+    assert '"input": "data_processing"' in caplog.text
+
+
+async def test_a_name_may_need_quoting_in_a_path() -> None:
+    identity = msgspec.structs.replace(WORKER, worker_id="rack 7/slot?")
+    async with backend() as b:
+        registrar = Registrar(b.url, current=lambda: None, times=QUICK)
+        registrar.start(identity)
+        try:
+            await eventually(lambda: len(b.asked) >= 3)
+        finally:
+            await registrar.stop([], "")
+    assert len(b.registrations) == 1
+    assert b.asked[-1] == "DELETE /api/v1/workers/rack 7/slot?"  # as the server decodes it
 
 
 async def test_a_backend_that_announced_its_end_is_awaited() -> None:
@@ -187,9 +250,13 @@ async def test_ended_operations_are_reported_once_and_within_bounds() -> None:
             "completed_at": "2025-11-10T10:30:00Z",
         }
 
+    failed = {**completion("failed", None), "status": "FAILED", "error_message": "e" * 8000}
     async with backend() as b:
         registrar = Registrar(b.url, current=lambda: None, times=QUICK)
         registrar.completed(completion("huge", {"x": "y" * 600_000}))
+        registrar.completed(completion("older", {"x": "y" * 300_000}))
+        registrar.completed(completion("newer", {"x": "y" * 300_000}))
+        registrar.completed(failed)
         registrar.completed(completion("small", {"rows": 1}))
         registrar.start(WORKER)
         try:
@@ -201,22 +268,66 @@ async def test_ended_operations_are_reported_once_and_within_bounds() -> None:
     first, second = b.registrations
     assert first["completed_operations"] == [
         completion("huge", None),
+        completion("older", None),
+        completion("newer", {"x": "y" * 300_000}),
+        {**failed, "error_message": "e" * 1000},
         completion("small", {"rows": 1}),
     ]
     assert second["completed_operations"] == []
+
+
+@pytest.mark.parametrize("status", [422, 500])
+async def test_a_report_that_the_backend_cannot_store_does_not_keep_the_worker_out(
+    status: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    poison = {
+        "operation_id": "poison",
+        "status": "COMPLETED",
+        "result": {"text": "\x00"},
+        "error_message": None,
+        "completed_at": "2025-11-10T10:30:00Z",
+    }
+    async with backend() as b:
+
+        async def refuse(request: web.Request) -> web.StreamResponse:
+            if request.method == "POST" and (await request.json())["completed_operations"]:
+                return web.json_response({"detail": "no NUL here"}, status=status)
+            b.reply = None
+            answer = await b.handle(request)
+            b.reply = refuse
+            return answer
+
+        b.reply = refuse
+        registrar = Registrar(b.url, current=lambda: None, times=QUICK)
+        registrar.completed(poison)
+        registrar.start(WORKER)
+        try:
+            await eventually(lambda: registrar.is_registered)
+            b.known.clear()
+            await eventually(lambda: len(b.registrations) == 2)
+        finally:
+            await registrar.stop([], "")
+    assert "took no reports of 1 ended operations" in caplog.text
+    assert caplog.text.count("no NUL here") == 1
 
 
 async def test_the_short_path_is_taken_where_the_long_one_is_not_found() -> None:
     async with backend() as b:
 
         async def short(request: web.Request) -> web.StreamResponse:
-            status = 200 if request.path.startswith("/workers/register") else 404
+            status = 200 if request.path.startswith("/workers/") else 404
             return web.json_response({}, status=status)
 
         b.reply = short
         async with registering(b.url) as registrar:
             await eventually(lambda: registrar.is_registered)
-    assert b.asked[:2] == ["POST /api/v1/workers/register", "POST /workers/register"]
+            await eventually(lambda: len(b.asked) >= 5)
+    assert b.asked[:4] == [
+        "POST /api/v1/workers/register",
+        "POST /workers/register",
+        "GET /workers/worker-7",
+        "GET /workers/worker-7",
+    ]
 
 
 @pytest.mark.parametrize(
@@ -277,6 +388,41 @@ async def test_a_worker_registers_works_and_says_goodbye() -> None:
     assert [path for path, _ in b.statuses] == ["/api/v1/operations/long/status"]
     assert b.statuses[0][1]["status"] == "CANCELLED"
     assert "Graceful shutdown" in b.statuses[0][1]["error_message"]
+    assert b.asked[-1] == "DELETE /api/v1/workers/dp-1"
+
+
+go_on = threading.Event()
+
+
+@task(domain="data-processing", run_in="thread")
+def until_told(ctx: JobContext) -> dict[str, int]:
+    assert go_on.wait(10)
+    return {"rows": 7}
+
+
+async def test_what_ends_while_the_worker_stops_is_handed_in() -> None:
+    """Nobody can ask a worker that is gone for the result."""
+    go_on.clear()
+    async with backend() as b:
+        options: dict[str, Any] = {"name": "dp-1", "dialects": ("operations",)}
+        async with serving(
+            until_told, registers=True, backend_url=b.url, stop_within_s=10.0, **options
+        ) as worker:
+            await eventually(lambda: bool(b.registrations))
+            await worker.ask("POST", "/data-processing/start", {"task_id": "late"})
+            stopping = asyncio.ensure_future(worker.runtime.stop())
+            await eventually(lambda: not worker.runtime.is_accepting)
+            go_on.set()
+            await stopping
+    assert len(b.registrations) == 2
+    assert b.registrations[1]["current_operation_id"] is None
+    (completion,) = b.registrations[1]["completed_operations"]
+    assert (completion["operation_id"], completion["status"], completion["result"]) == (
+        "late",
+        "COMPLETED",
+        {"rows": 7},
+    )
+    assert b.statuses == []
     assert b.asked[-1] == "DELETE /api/v1/workers/dp-1"
 
 

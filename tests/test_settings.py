@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from worker_runtime import ConfigurationError, QueueSettings, Runtime, Settings, task
-from worker_runtime.settings import checked
+from worker_runtime.settings import base_url, checked
 
 
 def read(_explicit: dict[str, Any] | None = None, **environ: str) -> Settings:
@@ -81,6 +81,8 @@ def test_an_empty_variable_is_not_set(text: str) -> None:
         ("WORKER_ALLOW_ANONYMOUS", "maybe", "Expected `bool"),
         ("LOG_LEVEL", "loud", "allowed: DEBUG, INFO, WARNING, ERROR, CRITICAL"),
         ("WORKER_DIALECTS", "sandbox,klingon", "allowed: sandbox, vera, operations"),
+        ("KTRDR_API_URL", "backend:8000", "matching regex '^https?://"),
+        ("WORKER_PUBLIC_URL", "ftp://worker", "matching regex '^https?://"),
     ],
 )
 def test_a_wrong_value_is_named_with_its_variable(name: str, text: str, problem: str) -> None:
@@ -89,6 +91,19 @@ def test_a_wrong_value_is_named_with_its_variable(name: str, text: str, problem:
     message = str(caught.value)
     assert message.startswith(f"{name}='{text[:20]}")
     assert problem in message
+
+
+def test_one_backend_may_be_written_in_two_ways() -> None:
+    """A fleet in the middle of a renaming sets the old and the new variable."""
+    environ = {
+        "KTRDR_API_URL": "http://backend:8000",
+        "KTRDR_API_CLIENT_BASE_URL": "http://backend:8000/api/v1/",
+    }
+    backend_url = Settings.from_environment(environ).backend_url
+    assert backend_url is not None
+    assert base_url(backend_url) == "http://backend:8000"
+    with pytest.raises(ConfigurationError, match="disagree"):
+        Settings.from_environment({**environ, "KTRDR_API_URL": "http://other:8000"})
 
 
 def test_aliases_that_agree_are_one_and_those_that_disagree_are_refused() -> None:

@@ -41,9 +41,9 @@ class Fetched(msgspec.Struct, frozen=True):
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise FetchFailed(f"the answer is not JSON: {error}") from None
 
-    def text(self) -> str:
+    def text(self, bytes_max: int = _TEXT_CHARS_MAX) -> str:
         """The beginning of the body, for a log line."""
-        line = " ".join(self.body[:_TEXT_CHARS_MAX].decode("utf-8", "replace").split())
+        line = " ".join(self.body[:bytes_max].decode("utf-8", "replace").split())
         return printable(line)
 
 

@@ -7,7 +7,7 @@ import time
 from typing import Any, Protocol
 
 from worker_runtime.errors import JobInterrupted
-from worker_runtime.job import Job, Metric, Progress
+from worker_runtime.job import Counts, Job, Metric, Progress
 
 METRICS_KEPT_MAX = 10_000
 STEP_CHARS_MAX = 500
@@ -62,8 +62,16 @@ class JobContext:
         if self._stopped:
             raise JobInterrupted(f"job {self.job_id} was told to stop")
 
-    def report(self, done: float, total: float | None = None, *, step: str | None = None) -> None:
-        """Say how far the job is, in any unit. Readable at once; only the latest is kept.
+    def report(
+        self,
+        done: float,
+        total: float | None = None,
+        *,
+        step: str | None = None,
+        counts: Counts | None = None,
+    ) -> None:
+        """Say how far the job is, in any unit. Readable at once; only the latest is kept. `counts`
+        are for the backends that show steps and items beside it.
 
         Raises ValueError for a number that is not finite or a `total` below 0.
         """
@@ -72,7 +80,8 @@ class JobContext:
         if total is not None and total < 0:
             raise ValueError(f"total must be 0 or more, not {total!r}")
         text = None if step is None else str(step)[:STEP_CHARS_MAX]
-        self._reporter.progress(Progress(done, total, text, time.time()))
+        known_total = None if total is None else _plain(total)
+        self._reporter.progress(Progress(_plain(done), known_total, text, time.time(), counts))
 
     def record_metric(self, name: str, value: float) -> None:
         """Append one measurement; the newest 10,000 of a job are kept.
@@ -86,6 +95,11 @@ class JobContext:
     def stop(self) -> None:
         """Tell the task to stop at its next checkpoint. For the runtime; safe from any thread."""
         self._stopped = True
+
+
+def _plain(number: float) -> float:
+    """A number that any wire can carry, also of one that is NumPy's, or a Decimal."""
+    return number if type(number) in (int, float) else float(number)
 
 
 class RecordReporter:

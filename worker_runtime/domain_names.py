@@ -12,6 +12,9 @@ _TYPES = {
     "designs": "agent_design",
     "training": "training",
 }
+_WORKER_TYPES = frozenset(_TYPES.values()) | {"cpu_training", "gpu_host"}
+# An agent's operation is a child of the research that asked for it, under an id of its own.
+_AGENTS = {"assessments": "op_assessment_", "designs": "op_design_"}
 
 
 @functools.lru_cache(maxsize=256)
@@ -23,7 +26,25 @@ def type_of(domain: str) -> str:
 @functools.lru_cache(maxsize=256)
 def id_prefix(domain: str) -> str:
     """How generated ids of a domain begin: `worker_dp_` for `data-processing`, `worker_training_`
-    for a single word."""
+    for a single word, `op_design_` for an agent's."""
+    if domain in _AGENTS:
+        return _AGENTS[domain]
     words = [word for word in re.split(r"[^A-Za-z0-9]+", domain) if word]
     short = "".join(word[0] for word in words) if len(words) > 1 else domain
     return f"worker_{short.lower()}_"
+
+
+def is_agent(domain: str | None) -> bool:
+    """Whether a start request's `task_id` is that of the parent, not of the operation itself."""
+    return domain in _AGENTS
+
+
+def service_of(worker_type: str) -> tuple[str, str]:
+    """What a worker of that type calls itself in `/health` and at `/`. The backend's own workers
+    write their type as it is, the guide's with hyphens."""
+    if worker_type in _WORKER_TYPES:
+        return f"{worker_type}-worker", f"{worker_type.title()} Worker Service"
+    short, name = worker_type.replace("_", "-"), worker_type.replace("_", " ").title()
+    if worker_type == "worker":  # no domain to be named for
+        return short, f"{name} Service"
+    return f"{short}-worker", f"{name} Worker Service"

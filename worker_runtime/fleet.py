@@ -223,7 +223,7 @@ class Fleet:
                 continue
             started = self._started(member, answer)
             member.status = Status.BUSY
-            member.current_operation_id = operation_id
+            member.current_operation_id = started["operation_id"]
             _remember(self._homes, started["operation_id"], member.id)
             logger.info("Selected worker: %s for %s", member.id, operation_id)
             return started

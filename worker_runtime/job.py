@@ -94,13 +94,24 @@ class AttemptRecord(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     failure: Failure | None = None
 
 
-class Progress(msgspec.Struct, frozen=True, gc=False):
+class Counts(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
+    """Steps and items of a job whose progress is measured in something else."""
+
+    steps_done: int | None = None
+    steps_total: int | None = None
+    items_done: int | None = None
+    items_total: int | None = None
+    item: str | None = None
+
+
+class Progress(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     """The latest `ctx.report()`. `at` is Unix seconds."""
 
     done: float
     total: float | None
     step: str | None
     at: float
+    counts: Counts | None = None
 
     @property
     def percentage(self) -> float:

@@ -6,9 +6,13 @@ For engines that come from there: they keep calling `set_progress`, `_update_sta
 
 from __future__ import annotations
 
+import math
+from datetime import UTC, datetime
+from numbers import Real
 from typing import Any
 
 from worker_runtime.context import METRICS_KEPT_MAX, JobContext
+from worker_runtime.job import Counts
 
 
 class CancellationToken:
@@ -18,6 +22,11 @@ class CancellationToken:
         self._context = context
 
     def is_cancelled(self) -> bool:
+        return self._context.cancelled
+
+    @property
+    def is_cancelled_requested(self) -> bool:
+        """The same under the name that the backend's own engines read."""
         return self._context.cancelled
 
 
@@ -57,14 +66,33 @@ class ProgressBridge:
         return self._metrics[cursor:], len(self._metrics)
 
     def _update_state(self, percentage: float, message: str | None = None, **facts: Any) -> None:
+        """`current_step` of `total_epochs`, `items_processed` of `items_total` and `current_item`
+        are shown; other facts are for whoever asks the bridge."""
         clamped = min(100.0, max(0.0, float(percentage)))
-        self._context.report(clamped, 100.0, step=message)
-        self._state = {**self._state, "percentage": clamped, "message": message, **facts}
+        item = facts.get("current_item")
+        counts = Counts(
+            steps_done=_count(facts.get("current_step")),
+            steps_total=_count(facts.get("total_epochs")),
+            items_done=_count(facts.get("items_processed")),
+            items_total=_count(facts.get("items_total")),
+            item=None if item is None else str(item),
+        )
+        self._context.report(clamped, 100.0, step=message, counts=counts)
+        timestamp = datetime.now(UTC).isoformat()
+        self._state = {"percentage": clamped, "message": message, "timestamp": timestamp, **facts}
 
     def _append_metric(self, metric: dict[str, Any]) -> None:
-        """Each number in `metric` becomes a metric of the job."""
+        """Each number in `metric` becomes a metric of the job, except one that is not finite: a
+        loss that diverges must not end the engine that reports it."""
         if len(self._metrics) < METRICS_KEPT_MAX:
             self._metrics.append(metric)
         for name, value in metric.items():
-            if isinstance(value, int | float):
-                self._context.record_metric(name, value)
+            if isinstance(value, Real) and math.isfinite(value):
+                self._context.record_metric(name, float(value))
+
+
+def _count(value: Any) -> int | None:
+    """A count as the backend takes it: whole and not negative."""
+    if isinstance(value, Real) and math.isfinite(value):
+        return max(0, int(float(value)))
+    return None

@@ -7,6 +7,7 @@ table is the only place where a variable, its range and its default meet.
 from __future__ import annotations
 
 import os
+import re
 import secrets
 import socket
 import typing
@@ -20,6 +21,14 @@ from worker_runtime.task import Limit
 
 Dialect = Literal["sandbox", "vera", "operations"]
 DIALECTS: tuple[Dialect, ...] = typing.get_args(Dialect)
+
+# How a name begins that was made up for a worker of which no type is known.
+UNTYPED_NAME = re.compile(r"^worker-worker-(?=[0-9a-f]{8}$)")
+
+# Where a backend has its API; its address may be given with or without.
+API_PREFIX = "/api/v1"
+
+_URL_PATTERN = r"^https?://[^\s/]+(/\S*)?$"
 
 _DEFAULT_PORT = {"sandbox": 8080, "vera": 5000, "operations": 5003}
 
@@ -141,7 +150,15 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     # The fleet this worker joins
     worker_type: Annotated[str, _env("WORKER_TYPE", "KTRDR_WORKER_TYPE")] | None = None
     backend_url: (
-        Annotated[str, _env("WORKER_BACKEND_URL", "KTRDR_API_CLIENT_BASE_URL", "KTRDR_API_URL")]
+        Annotated[
+            str,
+            _env(
+                "WORKER_BACKEND_URL",
+                "KTRDR_API_CLIENT_BASE_URL",
+                "KTRDR_API_URL",
+                pattern=_URL_PATTERN,
+            ),
+        ]
         | None
     ) = None
     public_url: (
@@ -153,6 +170,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
                 "WORKER_PUBLIC_BASE_URL",
                 "KTRDR_WORKER_ENDPOINT_URL",
                 "WORKER_ENDPOINT_URL",
+                pattern=_URL_PATTERN,
             ),
         ]
         | None
@@ -218,6 +236,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         return all(str(a[4][0]).startswith("127.") or a[4][0] == "::1" for a in found)
 
 
+def base_url(backend_url: str) -> str:
+    """The backend's address without a trailing slash and without the API's own prefix."""
+    return backend_url.rstrip("/").removesuffix(API_PREFIX).rstrip("/")
+
+
 def _fleet_name(values: Mapping[str, Any]) -> str:
     """A name for a worker that was given none: a backend keeps its workers by name, so that two
     with one default name would count as one."""
@@ -260,10 +283,15 @@ def _read(source: Mapping[str, str], names: tuple[str, ...], hint: Any) -> Any:
     """The one value that `names` agree on, parsed; None where none of them is set."""
     given = {name: source[name].strip() for name in names if source.get(name, "").strip()}
     parsed = {name: _parse(name, text, hint) for name, text in given.items()}
-    if len({repr(value) for value in parsed.values()}) > 1:
+    if len({_meaning(value) for value in parsed.values()}) > 1:
         listing = ", ".join(f"{name}={given[name]!r}" for name in given)
         raise ConfigurationError(f"{' and '.join(given)} disagree: {listing}; set only one of them")
     return next(iter(parsed.values()), None)
+
+
+def _meaning(value: Any) -> str:
+    """The same for two values that differ in no more than how a URL is written."""
+    return base_url(value) if isinstance(value, str) and "://" in value else repr(value)
 
 
 def _parse(name: str, text: str, hint: Any) -> Any:

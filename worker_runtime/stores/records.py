@@ -23,6 +23,7 @@ from worker_runtime.job import (
     AttemptRecord,
     Failure,
     Job,
+    Metric,
     Progress,
     State,
     Transition,
@@ -32,6 +33,8 @@ from worker_runtime.stores.exception_names import exception_class
 from worker_runtime.task import JobOptions, Retry, TaskDefinition, qualified_name
 
 Columns = tuple[Any, ...]
+
+METRICS_STORED_MAX = 1000
 
 FIXED = (
     "place",
@@ -95,10 +98,13 @@ class StoredOptions(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class StoredActivity(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What is kept of `Activity`: the metrics, up to 10,000 a job, live only in memory."""
+    """What is kept of `Activity`. The metrics are written once, with the end of the job, and of up
+    to 10,000 only the newest `METRICS_STORED_MAX`; `metrics_dropped` counts those before them."""
 
     progress: Progress | None = None
     attempts: list[AttemptRecord] = []
+    metrics: list[Metric] = []
+    metrics_dropped: int = 0
 
 
 _decode_options = msgspec.msgpack.Decoder(StoredOptions).decode
@@ -179,7 +185,7 @@ def changed_columns(job: Job, transition: Transition) -> Columns:
             _keep_until(job, transition.at),
             result,
             None if failure is None else _encode_text(failure),
-            _encoded_activity(activity, () if activity is None else activity.attempts),
+            None if activity is None else _encode_ended(activity),
         )
     attempts = () if activity is None else activity.attempts
     if transition.failure is not None:
@@ -199,6 +205,14 @@ def _encoded_activity(activity: Activity | None, attempts: Any) -> bytes | None:
     if progress is None and not attempts:
         return None
     return _encode_text(StoredActivity(progress, list(attempts)))
+
+
+def _encode_ended(activity: Activity) -> bytes | None:
+    if not activity.metrics:
+        return _encoded_activity(activity, activity.attempts)
+    newest = activity.metrics[-METRICS_STORED_MAX:]
+    dropped = activity.metrics_dropped + len(activity.metrics) - len(newest)
+    return _encode_text(StoredActivity(activity.progress, list(activity.attempts), newest, dropped))
 
 
 def _encode_text(words: Failure | StoredActivity | StoredOptions) -> bytes:
@@ -284,7 +298,9 @@ def decode_job(row: Columns, tasks: Callable[[str], TaskDefinition], *, checked:
         job.failure = _decode_failure(row[17])
     if row[18] is not None:
         stored = _decode_activity(row[18])
-        job.activity = Activity(progress=stored.progress, attempts=stored.attempts)
+        job.activity = Activity(
+            stored.progress, stored.metrics, stored.metrics_dropped, stored.attempts
+        )
     return job
 
 

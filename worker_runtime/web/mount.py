@@ -18,6 +18,7 @@ from worker_runtime.metrics import exposition
 from worker_runtime.runtime import Runtime
 from worker_runtime.settings import Settings
 from worker_runtime.web.native import Native
+from worker_runtime.web.operation_wire import cross_origin
 from worker_runtime.web.operations import Operations
 from worker_runtime.web.sandbox import Sandbox
 from worker_runtime.web.vera import Vera
@@ -42,7 +43,7 @@ DIALECTS: dict[str, Callable[[Runtime, Settings], Dialect]] = {
 }
 
 _OPERATIONS = web.AppKey("operations", list[Operations])
-_OPEN_TO_ANY_ORIGIN = {hdrs.ACCESS_CONTROL_ALLOW_ORIGIN: "*"}
+_OPEN_TO_ANY_ORIGIN: dict[str, str] = {hdrs.ACCESS_CONTROL_ALLOW_ORIGIN: "*"}
 
 
 def mount(
@@ -78,7 +79,8 @@ def build_app(runtime: Runtime, settings: Settings | None = None) -> web.Applica
         _add_route(app, method, path, guarded(handler, refuse, settings.token))
     for dialect in dialects:
         add_dialect(app, dialect, settings.token)
-        site.refusals.update((route.path, dialect.refuse) for route in dialect.routes())
+        for route in dialect.routes():  # a path that two of them have is the first one's
+            site.refusals.setdefault(route.path, dialect.refuse)
     app.router.add_route("*", "/{path:.*}", guarded(site.no_route, problem, settings.token))
     app[_OPERATIONS] = [dialect for dialect in dialects if isinstance(dialect, Operations)]
     return app
@@ -131,6 +133,7 @@ class _Site:
         self._runtime = runtime
         self._dialects = dialects
         self._collectors = [_DialectCollector(dialect) for dialect in dialects]
+        self._echoes_origin = isinstance(dialects[0], Operations)
         self.refusals: dict[str, Refuse] = {}
 
     def open_routes(self) -> list[tuple[str, str, Handler]]:
@@ -160,21 +163,25 @@ class _Site:
         fields: dict[str, Any] = {}
         for dialect in reversed(self._dialects):
             fields.update(dialect.health())
-        return _json(fields)
+        return _json(fields, self._cross_origin(request))
 
     async def _metrics(self, request: web.Request) -> web.Response:
         wants_json = JSON_TYPE in request.headers.get(hdrs.ACCEPT, "")
         for place, dialect in enumerate(self._dialects):
             document = dialect.metrics_document() if place == 0 or wants_json else None
             if document is not None:
-                return _json(document)
+                return _json(document, self._cross_origin(request))
         return await self._prometheus(request)
 
     async def _prometheus(self, request: web.Request) -> web.Response:
         return web.Response(
             body=exposition(self._runtime, *self._collectors),
-            headers={hdrs.CONTENT_TYPE: PROMETHEUS_TYPE, **_OPEN_TO_ANY_ORIGIN},
+            headers={hdrs.CONTENT_TYPE: PROMETHEUS_TYPE, **self._cross_origin(request)},
         )
+
+    def _cross_origin(self, request: web.Request) -> dict[str, str]:
+        """Any origin may read; with credentials too where the first dialect's contract says so."""
+        return cross_origin(request) if self._echoes_origin else dict(_OPEN_TO_ANY_ORIGIN)
 
     async def no_route(self, request: web.Request) -> web.StreamResponse:
         """What the router would say on its own, 404 or 405, in our shape."""
@@ -203,7 +210,5 @@ class _DialectCollector(Collector):
         return self._dialect.collect()
 
 
-def _json(fields: Mapping[str, Any]) -> web.Response:
-    return web.Response(
-        body=encode_json(fields), headers=_OPEN_TO_ANY_ORIGIN, content_type=JSON_TYPE
-    )
+def _json(fields: Mapping[str, Any], headers: Mapping[str, str]) -> web.Response:
+    return web.Response(body=encode_json(fields), headers=headers, content_type=JSON_TYPE)

@@ -31,10 +31,15 @@ class OperationMetrics:
             for status in _ENDED
         }
         self._sums = dict.fromkeys(self._counts, 0.0)
+        self._totals = dict.fromkeys(self._counts, 0)
 
-    def observe(self, operation_type: str, status: str, duration_s: float) -> None:
+    def observe(self, operation_type: str, status: str, duration_s: float | None) -> None:
+        """An operation has ended; None: it had not begun, and took no time."""
         key = (operation_type, status)
-        if key in self._counts:
+        if key not in self._counts:
+            return
+        self._totals[key] += 1
+        if duration_s is not None:
             self._counts[key][bisect_left(BUCKETS_S, duration_s)] += 1
             self._sums[key] += duration_s
 
@@ -49,7 +54,7 @@ class OperationMetrics:
         )
         for key, counts in self._counts.items():
             *at_most, count = accumulate(counts)
-            total.add_metric(key, count)
+            total.add_metric(key, self._totals[key])
             buckets = [(f"{float(b)}", float(n)) for b, n in zip(BUCKETS_S, at_most, strict=True)]
             durations.add_metric(key, [*buckets, ("+Inf", float(count))], self._sums[key])
         yield total

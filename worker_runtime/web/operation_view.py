@@ -14,8 +14,8 @@ from typing import Any
 
 import msgspec
 
-from worker_runtime.domain_names import type_of
-from worker_runtime.job import COMPLETED, RUNNING, Job, Metric, Progress, StopReason
+from worker_runtime.domain_names import is_agent, type_of
+from worker_runtime.job import COMPLETED, RUNNING, Counts, Job, Metric, Progress, StopReason
 from worker_runtime.runtime import Runtime
 from worker_runtime.task import TaskDefinition
 
@@ -39,7 +39,8 @@ KNOWN_TYPES = frozenset(
     }
 )
 _HISTORY_NAMES = {"training": "epochs", "backtesting": "bars", "data_load": "segments"}
-_METADATA = ("symbol", "timeframe", "mode", "start_date", "end_date")
+_TEXTS = ("symbol", "timeframe", "mode")
+_DATES = ("start_date", "end_date")
 
 
 class Cancellation(msgspec.Struct, frozen=True):
@@ -82,10 +83,15 @@ class OperationView:
         domain_type = type_of(job.task.domain or job.task.name)
         error = self._error(job, status)
         parameters = self._shapes[job.task.name].parameters(job)
-        metadata = {name: parameters.get(name) for name in _METADATA}
+        metadata = {name: _text(parameters.get(name)) for name in _TEXTS}
+        metadata |= {name: _date(parameters.get(name)) for name in _DATES}
+        parent_id = None
+        if is_agent(job.task.domain):
+            parent_id = None if job.options is None else job.options.label
+            parameters = {**parameters, "parent_task_id": parent_id}
         return {
             **self.summary(job),
-            "parent_operation_id": None,
+            "parent_operation_id": parent_id,
             "metadata": {**metadata, "parameters": parameters, "worker_id": self._worker_id},
             "error_message": error,
             "warnings": [],
@@ -113,7 +119,7 @@ class OperationView:
             "progress": progress,
             "progress_percentage": progress["percentage"],
             "current_step": progress["current_step"],
-            "symbol": self._shapes[job.task.name].parameters(job).get("symbol"),
+            "symbol": _text(self._shapes[job.task.name].parameters(job).get("symbol")),
             "duration_seconds": None if started_at is None else max(0.0, until - started_at),
         }
 
@@ -203,8 +209,8 @@ def _without_id(body: dict[str, Any]) -> dict[str, Any]:
 
 
 def _object_fields(task: TaskDefinition) -> frozenset[str] | None:
-    """The fields of the one object (Struct, dataclass, TypedDict, dict) that the task takes; None
-    where it takes its arguments one by one."""
+    """The fields of the one object (Struct, dataclass, TypedDict, dict, or None instead) that the
+    task takes; None where it takes its arguments one by one."""
     kinds = list(task.signature.types.values())
     if len(kinds) != 1:
         return None
@@ -212,6 +218,9 @@ def _object_fields(task: TaskDefinition) -> frozenset[str] | None:
         found = msgspec.inspect.type_info(kinds[0])
     except Exception:  # a type that msgspec cannot describe is passed by name
         return None
+    if isinstance(found, msgspec.inspect.UnionType):
+        objects = [t for t in found.types if not isinstance(t, msgspec.inspect.NoneType)]
+        found = objects[0] if len(objects) == 1 else found
     if isinstance(found, msgspec.inspect.DictType):
         return frozenset()
     if isinstance(
@@ -233,6 +242,19 @@ def result_of(job: Job) -> dict[str, Any]:
     return {"result": plain}
 
 
+def _text(value: Any) -> str | None:
+    return value if isinstance(value, str) else None
+
+
+def _date(value: Any) -> str | None:
+    """A date or time as the request has it; None where the backend could not read it."""
+    try:
+        datetime.fromisoformat(value)
+    except (TypeError, ValueError):
+        return None
+    return str(value)
+
+
 def iso(at: float | None) -> str | None:
     """Unix seconds as ISO 8601 in UTC, with `Z`."""
     if at is None:
@@ -243,21 +265,27 @@ def iso(at: float | None) -> str | None:
 def _progress(job: Job, status: str) -> dict[str, Any]:
     reported = job.activity.progress if job.activity is not None else None
     known = reported or Progress(0.0, None, None, 0.0)
-    total = None if known.total is None else max(0, int(known.total))
-    percentage = 100.0 if status == "completed" else known.percentage
-    remaining_s = known.remaining_s(job.started_at) if status == "running" else None
-    done = max(0, int(known.done))
+    counts = known.counts or _counts_of(known)
     return {
-        "percentage": percentage,
+        "percentage": 100.0 if status == "completed" else known.percentage,
         "current_step": known.step,
-        "steps_completed": done,
-        "steps_total": total or 0,
-        "items_processed": done,
-        "items_total": total,
-        "current_item": None,
+        "steps_completed": counts.steps_done or 0,
+        "steps_total": counts.steps_total or 0,
+        "items_processed": counts.items_done or 0,
+        "items_total": counts.items_total,
+        "current_item": counts.item,
         "context": {},
-        "estimated_remaining_seconds": remaining_s,
+        "estimated_remaining_seconds": (
+            known.remaining_s(job.started_at) if status == "running" else None
+        ),
     }
+
+
+def _counts_of(known: Progress) -> Counts:
+    """What was reported, as steps and as items."""
+    total = None if known.total is None else max(0, int(known.total))
+    done = max(0, int(known.done))
+    return Counts(done, total, done, total)
 
 
 def _history(job: Job, operation_type: str) -> Mapping[str, Any] | None:

@@ -82,7 +82,7 @@ def answering(handler: Handler) -> Callable[[web.Request], Awaitable[web.StreamR
     return answer
 
 
-def _cors(request: web.BaseRequest) -> dict[str, str]:
+def cross_origin(request: web.BaseRequest) -> dict[str, str]:
     """Any origin, with credentials: the backend's browsers talk to its workers directly."""
     origin = request.headers.get(hdrs.ORIGIN)
     if origin is None:
@@ -97,7 +97,7 @@ def _cors(request: web.BaseRequest) -> dict[str, str]:
 async def preflight(request: web.Request) -> web.Response:
     asked = request.headers.get(hdrs.ACCESS_CONTROL_REQUEST_HEADERS, "*")
     headers = {
-        **_cors(request),
+        **cross_origin(request),
         hdrs.ACCESS_CONTROL_ALLOW_METHODS: "DELETE, GET, HEAD, OPTIONS, PATCH, POST, PUT",
         hdrs.ACCESS_CONTROL_ALLOW_HEADERS: asked,
         hdrs.ACCESS_CONTROL_MAX_AGE: "600",
@@ -116,5 +116,5 @@ def json_answer(
     return web.Response(
         body=encode_json(document),
         status=status,
-        headers={"Content-Type": "application/json", **_cors(request), **(headers or {})},
+        headers={"Content-Type": "application/json", **cross_origin(request), **(headers or {})},
     )

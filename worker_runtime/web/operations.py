@@ -13,29 +13,27 @@ import socket
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import partial
-from itertools import islice
 from typing import Any
 from urllib.parse import urlsplit
 
 from aiohttp import web
 from prometheus_client import Metric
 
-import worker_runtime
-from worker_runtime.domain_names import id_prefix, type_of
+from worker_runtime.context import METRICS_KEPT_MAX
+from worker_runtime.domain_names import id_prefix, is_agent, service_of, type_of
 from worker_runtime.enqueue import EnqueueOptions
 from worker_runtime.errors import ConfigurationError, Unavailable, UnknownJob
 from worker_runtime.job import CANCELLED, Job
 from worker_runtime.registrar import Identity, Registrar, RegistrarTimes
 from worker_runtime.resources import capabilities
 from worker_runtime.runtime import Runtime
-from worker_runtime.settings import Settings
+from worker_runtime.settings import UNTYPED_NAME, Settings
 from worker_runtime.task import JobOptions, TaskDefinition
+from worker_runtime.web.operation_list import PAGE_LIMIT_MAX, OperationList
 from worker_runtime.web.operation_metrics import OperationMetrics
 from worker_runtime.web.operation_view import (
     ACTIVE_STATUSES,
     CANCELLED_BY_USER,
-    KNOWN_TYPES,
-    STATUSES,
     OperationView,
     RequestShape,
     iso,
@@ -49,7 +47,6 @@ from worker_runtime.web.operation_wire import (
     json_answer,
     preflight,
     whole,
-    word,
 )
 from worker_runtime.web.wire import Body, Rejection
 
@@ -57,8 +54,11 @@ logger = logging.getLogger("worker_runtime.operations")
 
 # The backend asks for ended operations as long as it has not seen their end.
 RESULT_TTL_S = 86_400.0
-PAGE_LIMIT_MAX = 1000
 REASON_CHARS_MAX = 500
+PARENT_ID_CHARS_MAX = 128
+METRICS_SHOWN = 100
+# The version of the contract, which the backend's own workers answer too; ours is in `/metrics`.
+SERVICE_VERSION = "1.0.0"
 
 
 class Operations:
@@ -77,14 +77,16 @@ class Operations:
         first = next(iter(self._domains), None)
         derived = "worker" if first is None else type_of(first)
         self.worker_type = settings.worker_type or derived
+        self._worker_id = UNTYPED_NAME.sub(f"{self.worker_type}-worker-", settings.name)
         self._shapes = {task.name: RequestShape(task) for task in self._domains.values()}
         queues = {task.queue for task in self._domains.values()}
         self._lanes = [runtime.parts.lanes[queue] for queue in queues]
-        self._view = OperationView(runtime, settings.name, self._shapes)
+        self._view = OperationView(runtime, self._worker_id, self._shapes)
         self._metrics = OperationMetrics(list(self._domains.values()))
-        self._types = KNOWN_TYPES | {type_of(domain) for domain in self._domains}
+        self._listed = OperationList(runtime, self._domains, self._view)
         self._live: dict[str, Job] = {}
         self._cut_short: list[str] = []
+        self._has_ended_late = False
         self._starting: str | None = None
         self._registrar: Registrar | None = None
         if settings.backend_url is not None:
@@ -95,7 +97,7 @@ class Operations:
     def routes(self) -> Sequence[web.RouteDef]:
         handlers: list[tuple[str, str, Handler]] = [
             ("GET", "/", self._root),
-            ("GET", "/api/v1/operations", self._list),
+            ("GET", "/api/v1/operations", self._listed.answer),
             ("GET", "/api/v1/operations/{id}", self._show),
             ("GET", "/api/v1/operations/{id}/metrics", self._show_metrics),
             ("DELETE", "/api/v1/operations/{id}/cancel", self._cancel),
@@ -103,7 +105,8 @@ class Operations:
         ]
         for domain, task in self._domains.items():
             handlers.append(("POST", f"/{domain}/start", partial(self._start, domain, task)))
-        paths = dict.fromkeys(path for _, path, _ in handlers)
+            handlers.append(("POST", f"/{domain}/resume", self._resume))
+        paths = dict.fromkeys((*(path for _, path, _ in handlers), "/health", "/metrics"))
         return [
             *(web.route(method, path, answering(handler)) for method, path, handler in handlers),
             *(web.options(path, preflight) for path in paths),
@@ -113,10 +116,9 @@ class Operations:
         if self._registrar is not None:
             self._registrar.heard()
         current = self._current()
-        service = self.worker_type.replace("_", "-")
         return {
             "healthy": self._runtime.is_accepting,
-            "service": service if service == "worker" else f"{service}-worker",
+            "service": service_of(self.worker_type)[0],
             "timestamp": datetime.now(UTC),
             "status": "operational",
             "worker_status": "idle" if current is None else "busy",
@@ -153,7 +155,7 @@ class Operations:
         sample = self._runtime.parts.resources.latest
         names = [task.name for task in self._runtime.tasks]
         identity = Identity(
-            worker_id=self._settings.name,
+            worker_id=self._worker_id,
             worker_type=self.worker_type,
             endpoint_url=_endpoint(self._settings, url),
             capabilities=capabilities(sample, names) | {"domains": list(self._domains)},
@@ -167,7 +169,8 @@ class Operations:
         text = "it runs again when the worker is back" if kept else "it was cancelled"
         # What the stop interrupted has ended by now, or waits in the store for the next life.
         unfinished = [*self._cut_short, *self._live]
-        await self._registrar.stop(unfinished, f"Graceful shutdown of the worker - {text}")
+        message = f"Graceful shutdown of the worker - {text}"
+        await self._registrar.stop(unfinished, message, reports=self._has_ended_late)
 
     # Start
 
@@ -176,6 +179,9 @@ class Operations:
         task_id = body.get("task_id")
         if task_id is not None and not isinstance(task_id, str):
             raise Rejection(422, "invalid_body", "`task_id`: must be text or null")
+        parent_id = None
+        if is_agent(domain):
+            parent_id, task_id = _parent_id(task_id), None
         operation_id = task_id or f"{id_prefix(domain)}{secrets.token_hex(6)}"
         is_known = task_id is not None and await self._is_kept(operation_id)
         current = self._current()
@@ -185,7 +191,7 @@ class Operations:
         ttl_s = RESULT_TTL_S if task.result_ttl_s is None else task.result_ttl_s
         options = EnqueueOptions(
             job_id=operation_id,
-            overrides=JobOptions(result_ttl_s=ttl_s),
+            overrides=JobOptions(result_ttl_s=ttl_s, label=parent_id),
             must_encode=True,
             wire=True,
         )
@@ -203,8 +209,17 @@ class Operations:
             "success": True,
             "operation_id": operation_id,
             "status": "started",
-            "worker_id": self._settings.name,
+            "worker_id": self._worker_id,
         }
+
+    async def _resume(self, request: web.Request) -> Any:
+        """There is nothing to resume from: a job has no checkpoints. The backend then lets its user
+        start the operation anew."""
+        operation_id = (await self._body.read(request)).get("operation_id")
+        if not isinstance(operation_id, str) or not operation_id:
+            raise Rejection(422, "invalid_body", "`operation_id`: must be an operation's id")
+        text = f"No checkpoint found for operation {operation_id[:128]}: this worker keeps none; "
+        raise Rejection(404, "no_checkpoint", f"{text}start it again")
 
     def _watch(self, job: Job) -> None:
         """Count the operation as this worker's until it ends, and note its end."""
@@ -218,13 +233,16 @@ class Operations:
         if ended.cancelled() or ended.exception() is not None:  # the worker stops before the job
             return
         self._live.pop(job.id, None)
-        if job.state is CANCELLED and not self._runtime.is_accepting:
-            self._cut_short.append(job.id)
+        if not self._runtime.is_accepting:
+            if job.state is CANCELLED:
+                self._cut_short.append(job.id)
+            else:
+                self._has_ended_late = True
         status = self._view.status(job)
-        started_at = job.started_at
-        if started_at is not None and job.ended_at is not None:
-            duration_s = max(0.0, job.ended_at - started_at)
-            self._metrics.observe(type_of(job.task.domain or ""), status, duration_s)
+        duration_s = None
+        if job.started_at is not None and job.ended_at is not None:
+            duration_s = max(0.0, job.ended_at - job.started_at)
+        self._metrics.observe(type_of(job.task.domain or ""), status, duration_s)
         logger.info("Operation %s: %s", status, job.id)
         if self._registrar is not None:
             self._registrar.completed(self._view.completion(job))
@@ -254,13 +272,12 @@ class Operations:
     # Look and cancel
 
     async def _root(self, request: web.Request) -> Any:
-        name = self.worker_type.replace("_", " ").title()
         return {
-            "service": f"{name} Service" if name == "Worker" else f"{name} Worker Service",
-            "version": worker_runtime.__version__,
+            "service": service_of(self.worker_type)[1],
+            "version": SERVICE_VERSION,
             "status": "running",
             "timestamp": datetime.now(UTC),
-            "worker_id": self._settings.name,
+            "worker_id": self._worker_id,
         }
 
     async def _show(self, request: web.Request) -> Any:
@@ -268,8 +285,11 @@ class Operations:
         return {"success": True, "data": self._view.describe(await self._operation(request))}
 
     async def _show_metrics(self, request: web.Request) -> Any:
+        """The guide pages with `limit`, 100 unless given. The backend sends the cursor it has and
+        no limit, and does not ask again once the operation has ended: it gets all that is left."""
         cursor = whole(request, "cursor", default=0, low=0, high=1 << 62)
-        limit = whole(request, "limit", default=100, low=1, high=PAGE_LIMIT_MAX)
+        shown_max = METRICS_KEPT_MAX if request.query.get("cursor") else METRICS_SHOWN
+        limit = whole(request, "limit", default=shown_max, low=1, high=PAGE_LIMIT_MAX)
         job = await self._operation(request)
         metrics = list(job.activity.metrics) if job.activity is not None else []
         dropped = job.activity.metrics_dropped if job.activity is not None else 0
@@ -286,34 +306,6 @@ class Operations:
             "has_more": following < end,
         }
         return {"success": True, "data": data}
-
-    async def _list(self, request: web.Request) -> Any:
-        status = word(request, "status", STATUSES)
-        kind = word(request, "operation_type", sorted(self._types))
-        limit = whole(request, "limit", default=100, low=1, high=PAGE_LIMIT_MAX)
-        offset = whole(request, "offset", default=0, low=0, high=1 << 31)
-        active_only = flag(request, "active_only")
-        found: list[Job] = []
-        active = 0
-        for job in reversed(self._runtime.parts.table.jobs.values()):
-            if job.task.domain not in self._domains:
-                continue
-            is_active = self._view.status(job) in ACTIVE_STATUSES
-            active += is_active
-            if (
-                (status is None or self._view.status(job) == status)
-                and (kind is None or type_of(job.task.domain or "") == kind)
-                and (is_active or not active_only)
-            ):
-                found.append(job)
-        page = islice(found, offset, offset + limit)
-        data = {
-            "operations": [self._view.summary(job) for job in page],
-            "total": len(found),
-            "limit": limit,
-            "offset": offset,
-        }
-        return {"success": True, "data": data, "total_count": len(found), "active_count": active}
 
     async def _cancel(self, request: web.Request) -> Any:
         job = await self._operation(request)
@@ -372,6 +364,13 @@ def _domains(tasks: Sequence[TaskDefinition]) -> dict[str, TaskDefinition]:
                 f"tasks {other.name!r} and {task.name!r} have one domain, {task.domain!r}"
             )
     return found
+
+
+def _parent_id(task_id: str | None) -> str | None:
+    if task_id is not None and len(task_id) > PARENT_ID_CHARS_MAX:
+        text = f"`task_id`: must have at most {PARENT_ID_CHARS_MAX} characters, not {len(task_id)}"
+        raise Rejection(422, "invalid_body", text)
+    return task_id or None
 
 
 def _endpoint(settings: Settings, url: str) -> str:
