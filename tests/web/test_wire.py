@@ -12,12 +12,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from worker_runtime import Runtime, errors, task
+from worker_runtime.web.query import number
 from worker_runtime.web.waits import JobWaits
 from worker_runtime.web.wire import (
     Body,
     Rejection,
     is_msgpack,
-    number,
     problem_document,
     rejection_of,
     wants_msgpack,
@@ -156,7 +156,25 @@ def test_what_accept_prefers(accept: str | None, packed: bool) -> None:
     assert wants_msgpack(make_mocked_request("GET", "/", headers)) is packed
 
 
-@pytest.mark.parametrize("text", ["", "x", "nan", "inf", "-1", "61", "1e999"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "x",
+        "nan",
+        "inf",
+        "-1",
+        "61",
+        "1e999",
+        "1_0",
+        "%201",
+        "1%20",
+        "+1",
+        "0x1",
+        "%D9%A3",
+        "1" * 99,
+    ],
+)
 def test_a_query_number_out_of_bounds_is_named(text: str) -> None:
     request = make_mocked_request("GET", f"/?wait_s={text}")
     with pytest.raises(Rejection, match="`wait_s`: must be a number from 0 to 60") as caught:
