@@ -107,6 +107,13 @@ async def test_the_duration_is_the_measured_work() -> None:
     assert 75 <= answer.document["processing_time_ms"] < 2000
 
 
+async def test_the_duration_is_never_short_of_the_delay() -> None:
+    async with serving(simulated(response_delay_ms=20), concurrency=10) as worker:
+        tasks = [worker.ask("POST", "/task", {"id": str(n)}) for n in range(80)]
+        answers = await asyncio.gather(*tasks)
+    assert min(a.document["processing_time_ms"] for a in answers) >= 20
+
+
 @pytest.mark.parametrize(
     "label", ["", "x" * 5000, "ü\n\"'<>&;/../\x00\U0001f600", "task-123", " ", "null", "🙂" * 300]
 )
