@@ -41,7 +41,7 @@ async def _sleep_in_full(seconds: float) -> None:
     """An event loop reckons from when its turn began, and so may wake a sleeper up too early."""
     ends_at = monotonic() + seconds
     await asyncio.sleep(seconds)
-    while (left_s := ends_at - monotonic()) > 0:
+    while (left_s := ends_at - monotonic()) > 0:  # noqa: ASYNC110 - nothing sets an event
         await asyncio.sleep(max(left_s, 0.001))
 
 
