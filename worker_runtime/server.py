@@ -25,7 +25,9 @@ from worker_runtime.web.mount import build_app, tell_listening
 
 logger = logging.getLogger("worker_runtime.server")
 
-_KEEPALIVE_S = 75.0
+# Longer than the 90 s after which Go's client lets go of a connection: the server that closes first
+# may do so just when the next request comes, and a POST that is lost so is not sent again.
+_KEEPALIVE_S = 100.0
 _BACKLOG = 1024
 # How long answers to open requests may take once the runtime has stopped.
 _ANSWERS_WITHIN_S = 2.0
