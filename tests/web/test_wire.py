@@ -182,6 +182,14 @@ def test_a_query_number_out_of_bounds_is_named(text: str) -> None:
     assert caught.value.status == 422
 
 
+@pytest.mark.parametrize(
+    ("text", "value"), [("0", 0), ("60", 60), ("1.5", 1.5), (".5", 0.5), ("5.", 5), ("1e-05", 1e-5)]
+)
+def test_a_query_number_is_decimal(text: str, value: float) -> None:
+    request = make_mocked_request("GET", f"/?wait_s={text}")
+    assert number(request, "wait_s", low=0, high=60, default=0) == value
+
+
 def test_a_query_number_has_a_default() -> None:
     request = make_mocked_request("GET", "/?other=1")
     assert number(request, "wait_s", low=0, high=60, default=7) == 7

@@ -8,8 +8,8 @@ from aiohttp import web
 
 from worker_runtime.web.wire import Rejection
 
-# Not all that Python's float() takes, which is also ` 1`, `1_0` and the digits of every script.
-_NUMBER = re.compile(r"-?[0-9]{1,20}(\.[0-9]{1,20})?")
+# Decimal notation. Python's own float() also takes ` 1`, `1_0` and the digits of every script.
+_NUMBER = re.compile(r"-?([0-9]{1,20}\.?[0-9]{0,20}|\.[0-9]{1,20})([eE]-?[0-9]{1,3})?")
 
 
 def number(
