@@ -8,9 +8,12 @@ import json
 import logging
 
 import pytest
+from aiohttp import web
 
 from tests.contract.fleet_worker import Worker, serving
-from worker_runtime import task
+from worker_runtime import Runtime, Settings, task
+from worker_runtime.web import build_app
+from worker_runtime.web.connection import Runner
 
 
 @task
@@ -144,6 +147,22 @@ async def test_a_body_without_end_is_413_as_soon_as_it_is_too_large() -> None:
         assert b"1000 bytes" in received
         writer.close()
         await writer.wait_closed()
+
+
+@pytest.mark.parametrize("sent", [b"", b"GET /livez HTTP/1.1\r\nHost: a\r\nX: "])
+async def test_a_request_whose_headers_never_end_is_cut_off(sent: bytes) -> None:
+    async with Runtime([add], settings=Settings()) as runtime:
+        runner = Runner(build_app(runtime), keepalive_timeout=0.1, shutdown_timeout=1.0)
+        await runner.setup()
+        try:
+            await web.TCPSite(runner, "127.0.0.1", 0).start()
+            reader, writer = await asyncio.open_connection(*runner.addresses[0][:2])
+            writer.write(sent)
+            assert await asyncio.wait_for(reader.read(), 10) == b""
+            writer.close()
+            await writer.wait_closed()
+        finally:
+            await runner.cleanup()
 
 
 async def test_requests_in_one_packet_are_answered_in_order() -> None:
