@@ -10,11 +10,12 @@ The application answers at once, and the mail is sent after. When the process is
 from __future__ import annotations
 
 import asyncio
+import math
 import os
 
 from aiohttp import web
 
-from worker_runtime import QueueFull, Retry, Runtime, task
+from worker_runtime import Retry, Runtime, Unavailable, task
 from worker_runtime.web import mount
 
 
@@ -29,9 +30,9 @@ async def create_user(request: web.Request) -> web.Response:
     runtime = request.app[RUNTIME]
     try:
         job = await runtime.enqueue(send_welcome, request.query.get("name", "nobody"))
-    except QueueFull as error:
+    except Unavailable as error:  # the queue is full, or the application stops
         raise web.HTTPServiceUnavailable(
-            text=str(error), headers={"Retry-After": str(error.retry_after_s)}
+            text=str(error), headers={"Retry-After": str(math.ceil(error.retry_after_s))}
         ) from error
     return web.json_response({"created": True, "mail": job.id}, status=201)
 

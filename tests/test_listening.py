@@ -51,6 +51,8 @@ def test_other_machines_need_a_token_or_an_explicit_word(
 ) -> None:
     with pytest.raises(ConfigurationError, match="WORKER_TOKEN is not set"):
         check_exposure(Settings(host="0.0.0.0"))
+    with pytest.raises(ConfigurationError, match=r"'no such host' is not an address"):
+        check_exposure(Settings(host="no such host"))
     check_exposure(Settings(host="0.0.0.0", token="secret"))
     check_exposure(Settings(host="127.0.0.1"))
     assert not caplog.records

@@ -134,6 +134,7 @@ def test_worker_import_replaces_a_built_in_task(module: WriteModule) -> None:
         ("x = 1", ":y", "has no attribute 'y'"),
         ("def make(): return 3", ":make", "returned int; it must return a Runtime"),
         ("def make(): return 1 / 0", ":make", "ZeroDivisionError: division by zero"),
+        ("def make(): raise SystemExit(4)", ":make", r"target_\d+:make\(\) failed: SystemExit: 4"),
         ("async def job(): pass", ":job", "async function without @task"),
         ("@task\ndef f(): pass\n@task(name='f')\ndef g(): pass", "", "two tasks are called 'f'"),
         ("tasks = [3]", ":tasks", "a task must be a function"),
@@ -149,6 +150,14 @@ def test_what_cannot_be_served_is_explained(
 @pytest.mark.parametrize("target", ["no_such_module", "no.such.module", "no_such:x", ":x", ""])
 def test_a_target_that_does_not_exist_is_explained(module: WriteModule, target: str) -> None:
     with pytest.raises(ConfigurationError, match="cannot import"):
+        load(target)
+
+
+@pytest.mark.parametrize(
+    "target", ["tasks.py", "./tasks.py", "a/tasks.py", "a/tasks", "tasks.py:x"]
+)
+def test_a_file_is_no_target_and_the_module_is_named(module: WriteModule, target: str) -> None:
+    with pytest.raises(ConfigurationError, match=r"TARGET is a module, not a file.* tasks"):
         load(target)
 
 

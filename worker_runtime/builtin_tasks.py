@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Callable
+from time import monotonic
 from typing import Any
 
 from worker_runtime.settings import Settings
@@ -31,9 +32,17 @@ class SimulatedTask:
     async def __call__(self, id: str = "", weight: float = 1.0) -> None:
         failure_rate = self.failure_rate
         delay_s = self.response_delay_ms / 1000 * (weight if weight > 0 else 1.0)
-        await asyncio.sleep(min(delay_s, _SLEEP_MAX_S))
+        await _sleep_in_full(min(delay_s, _SLEEP_MAX_S))
         if random.random() < failure_rate:
             raise SimulatedFailure("Simulated failure")
+
+
+async def _sleep_in_full(seconds: float) -> None:
+    """An event loop reckons from when its turn began, and so may wake a sleeper up too early."""
+    ends_at = monotonic() + seconds
+    await asyncio.sleep(seconds)
+    while (left_s := ends_at - monotonic()) > 0:  # noqa: ASYNC110 - nothing sets an event
+        await asyncio.sleep(max(left_s, 0.001))
 
 
 def builtin_tasks(settings: Settings) -> list[Callable[..., Any]]:

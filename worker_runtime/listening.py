@@ -16,6 +16,10 @@ def check_exposure(settings: Settings) -> None:
     """Refuse to serve other machines without a token. Raises ConfigurationError."""
     if settings.token is not None or settings.is_loopback:
         return
+    try:
+        _addresses(settings.host, settings.listen_port)
+    except OSError as error:
+        raise refusal(settings.host, settings.listen_port, error) from error
     if not settings.allow_anonymous:
         raise ConfigurationError(
             f"host {settings.host!r} can be reached by other machines and WORKER_TOKEN is not set; "

@@ -20,11 +20,14 @@ from worker_runtime.listening import bind, check_exposure, local_url_of, refusal
 from worker_runtime.runtime import Runtime
 from worker_runtime.settings import Settings
 from worker_runtime.stop_signals import StopSignals
+from worker_runtime.web.connection import Runner
 from worker_runtime.web.mount import build_app, tell_listening
 
 logger = logging.getLogger("worker_runtime.server")
 
-_KEEPALIVE_S = 75.0
+# Longer than the 90 s after which Go's client lets go of a connection: the server that closes first
+# may do so just when the next request comes, and a POST that is lost so is not sent again.
+_KEEPALIVE_S = 100.0
 _BACKLOG = 1024
 # How long answers to open requests may take once the runtime has stopped.
 _ANSWERS_WITHIN_S = 2.0
@@ -160,13 +163,8 @@ class _Server:
             await self._metrics.cleanup()
 
 
-def _runner(app: web.Application) -> web.AppRunner:
-    return web.AppRunner(
-        app,
-        access_log=None,
-        keepalive_timeout=_KEEPALIVE_S,
-        shutdown_timeout=_ANSWERS_WITHIN_S,
-    )
+def _runner(app: web.Application) -> Runner:
+    return Runner(app, keepalive_timeout=_KEEPALIVE_S, shutdown_timeout=_ANSWERS_WITHIN_S)
 
 
 def _only_metrics(api: web.Application) -> web.Application:

@@ -28,9 +28,11 @@ UNTYPED_NAME = re.compile(r"^worker-worker-(?=[0-9a-f]{8}$)")
 # Where a backend has its API; its address may be given with or without.
 API_PREFIX = "/api/v1"
 
-_URL_PATTERN = r"^https?://[^\s/]+(/\S*)?$"
-
 _DEFAULT_PORT = {"sandbox": 8080, "vera": 5000, "operations": 5003}
+
+_LINE = r"^[^\x00-\x1f\x7f]+$"
+_URL = r"^[Hh][Tt][Tt][Pp][Ss]?://[^\s/]+(/\S*)?$"
+_IN_WORDS = {_LINE: "a line of text", _URL: "an http:// or https:// URL"}
 
 
 def _env(*names: str, **limits: Any) -> msgspec.Meta:
@@ -92,9 +94,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
     # Who and where
     name: Annotated[
-        str, _env("WORKER_NAME", "WORKER_ID", "KTRDR_WORKER_ID", min_length=1, max_length=128)
+        str, _env("WORKER_NAME", "WORKER_ID", "KTRDR_WORKER_ID", pattern=_LINE, max_length=128)
     ] = "worker-1"
-    color: Annotated[str, _env("WORKER_COLOR", max_length=64)] = "#10b981"
+    color: Annotated[str, _env("WORKER_COLOR", pattern=_LINE, max_length=64)] = "#10b981"
     host: Annotated[str, _env("WORKER_HOST")] = "127.0.0.1"
     port: (
         Annotated[int, _env("PORT", "WORKER_PORT", "KTRDR_WORKER_PORT", ge=0, le=65535)] | None
@@ -156,7 +158,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
                 "WORKER_BACKEND_URL",
                 "KTRDR_API_CLIENT_BASE_URL",
                 "KTRDR_API_URL",
-                pattern=_URL_PATTERN,
+                pattern=_URL,
             ),
         ]
         | None
@@ -170,7 +172,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
                 "WORKER_PUBLIC_BASE_URL",
                 "KTRDR_WORKER_ENDPOINT_URL",
                 "WORKER_ENDPOINT_URL",
-                pattern=_URL_PATTERN,
+                pattern=_URL,
             ),
         ]
         | None
@@ -264,6 +266,8 @@ def checked(settings: Settings, **changes: Any) -> Settings:
     names = [q.name for q in raw["queues"]]
     if len(set(names)) != len(names):
         raise ConfigurationError(f"queues: two queues have one name in {names}")
+    if len(set(raw["dialects"])) != len(raw["dialects"]):
+        raise ConfigurationError(f"dialects: one is named twice in {','.join(raw['dialects'])}")
     return Settings(**raw)
 
 
@@ -302,11 +306,36 @@ def _parse(name: str, text: str, hint: Any) -> Any:
         value = {"WARN": "WARNING", "FATAL": "CRITICAL"}.get(text.upper(), text.upper())
     elif text.lower() in ("yes", "on", "no", "off") and "bool" in repr(hint):
         value = text.lower() in ("yes", "on")
+    if isinstance(value, list) and len(set(value)) < len(value):
+        raise ConfigurationError(f"{name}={text[:80]!r}: one is named twice")
     try:
         return msgspec.convert(value, hint, strict=False)
-    except msgspec.ValidationError as error:
-        allowed = f"; allowed: {', '.join(_words(hint))}" if _words(hint) else ""
-        raise ConfigurationError(f"{name}={text!r}: {error}{allowed}") from None
+    except msgspec.ValidationError:
+        raise ConfigurationError(f"{name}={text[:80]!r}: must be {_expected(hint)}") from None
+
+
+def _expected(hint: Any) -> str:
+    """What a field's annotation takes, in words: an environment has nothing but text, so that the
+    decoder's own `Expected int, got str` would help nobody."""
+    kind = msgspec.inspect.type_info(hint)
+    while isinstance(kind, msgspec.inspect.UnionType | msgspec.inspect.Metadata):
+        kind = kind.types[0] if isinstance(kind, msgspec.inspect.UnionType) else kind.type
+    if words := _words(hint):
+        several = isinstance(kind, msgspec.inspect.VarTupleType)
+        return f"{'some' if several else 'one'} of {', '.join(words)}"
+    if isinstance(kind, msgspec.inspect.BoolType):
+        return "yes or no"
+    if isinstance(kind, msgspec.inspect.StrType):
+        most = f" of at most {kind.max_length} characters" if kind.max_length else ""
+        return f"{_IN_WORDS.get(kind.pattern or '', 'text')}{most}"
+    whole = "whole " if isinstance(kind, msgspec.inspect.IntType) else ""
+    limits = (("above", "gt"), ("at least", "ge"), ("at most", "le"))
+    bounds = [
+        f"{word} {limit:.12g}"
+        for word, name in limits
+        if (limit := getattr(kind, name, None)) is not None
+    ]
+    return f"a {whole}number, {' and '.join(bounds)}"
 
 
 def _words(hint: Any) -> tuple[str, ...]:

@@ -82,6 +82,11 @@ def load_runtime(target: str | None, settings: Settings) -> Runtime:
 def _resolve(target: str) -> Any:
     """The module or attribute that `target` names."""
     module_name, colon, path = target.partition(":")
+    if os.sep in module_name or module_name.endswith(".py"):
+        name = os.path.basename(module_name).removesuffix(".py")
+        raise ConfigurationError(
+            f"cannot serve {target!r}: TARGET is a module, not a file; in its folder, say {name}"
+        )
     if colon:
         return _attribute(_import(module_name, target), path, target)
     if _exists(module_name):
@@ -139,7 +144,7 @@ def _called(factory: Callable[[], Any], target: str) -> Any:
         made = factory()
     except ConfigurationError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         last_line = traceback.format_exception_only(error)[-1].strip()
         raise ConfigurationError(f"{target}() failed: {last_line}{_where(error)}") from error
     if inspect.iscoroutine(made):

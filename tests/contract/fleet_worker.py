@@ -11,6 +11,7 @@ from aiohttp import web
 
 from worker_runtime import Runtime, Settings
 from worker_runtime.web import build_app
+from worker_runtime.web.connection import Runner
 from worker_runtime.web.mount import tell_listening
 
 
@@ -48,7 +49,7 @@ async def serving(
     read = Settings.from_environment({}, **settings)
     async with Runtime(tasks, settings=read) as runtime:
         app = build_app(runtime, read)
-        runner = web.AppRunner(app, shutdown_timeout=1.0)
+        runner = Runner(app, shutdown_timeout=1.0)
         await runner.setup()
         try:
             site = web.TCPSite(runner, "127.0.0.1", 0)

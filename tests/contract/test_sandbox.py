@@ -108,6 +108,13 @@ async def test_the_duration_is_the_measured_work() -> None:
     assert 75 <= answer.document["processing_time_ms"] < 2000
 
 
+async def test_the_duration_is_never_short_of_the_delay() -> None:
+    async with serving(simulated(response_delay_ms=20), concurrency=10) as worker:
+        tasks = [worker.ask("POST", "/task", {"id": str(n)}) for n in range(80)]
+        answers = await asyncio.gather(*tasks)
+    assert min(a.document["processing_time_ms"] for a in answers) >= 20
+
+
 @pytest.mark.parametrize(
     "label", ["", "x" * 5000, "ü\n\"'<>&;/../\x00\U0001f600", "task-123", " ", "null", "🙂" * 300]
 )
@@ -252,6 +259,24 @@ async def test_a_task_that_raises_is_a_500_without_a_traceback() -> None:
         answer = await worker.ask("POST", "/task", {"id": "a"})
     assert answer.status == 500
     assert flat_error(answer) == "no such thing"
+
+
+@pytest.mark.parametrize("result", [{(1, 2): 3}, {None: 1}, 2**100, object(), "\ud800"])
+async def test_a_result_that_json_cannot_spell_is_said(
+    result: object, caplog: pytest.LogCaptureFixture
+) -> None:
+    @task(name="task")
+    async def odd(id: str, weight: float) -> Any:
+        return result
+
+    async with serving(odd, name="my-worker-1") as worker:
+        answer = await worker.ask("POST", "/task", {"id": "a"})
+        counted = await metrics_of(worker)
+    assert answer.status == 500
+    assert "encoded" in flat_error(answer)
+    assert counted["worker_requests_total"][("failed",)] == 1
+    assert counted["worker_requests_total"][("success",)] == 0
+    assert not [r for r in caplog.records if r.exc_info and r.name.endswith(".web")]
 
 
 async def test_without_a_task_of_that_name_it_is_404_and_named() -> None:

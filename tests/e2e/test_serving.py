@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import re
 import shutil
@@ -115,6 +116,22 @@ async def test_a_token_guards_the_metrics_port_too() -> None:
             assert answer.status == 401
         async with http.get(url, headers={"Authorization": "Bearer secret"}) as answer:
             assert answer.status == 200
+
+
+async def test_what_is_no_http_is_a_problem_on_both_ports_and_not_logged() -> None:
+    metrics_port = free_port()
+    async with start_server_process(TARGET, env={"METRICS_PORT": str(metrics_port)}) as server:
+        before = server.log
+        for port in (server.port, metrics_port):
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            writer.write(b"GARBAGE\r\n\r\n")
+            received = await asyncio.wait_for(reader.read(), 10)
+            writer.close()
+            await writer.wait_closed()
+            assert b"application/problem+json" in received
+            assert b"malformed_request" in received
+        assert server.log == before
+        assert await server.stop() == 0
 
 
 async def test_json_logs_are_json_lines() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -11,7 +10,7 @@ import aiohttp
 import pytest
 from aiohttp import web
 
-from tests.contract.fleet_worker import Worker, serving
+from tests.contract.fleet_worker import serving
 from worker_runtime import Runtime, Settings, task
 from worker_runtime.web import mount
 from worker_runtime.web.native import Native
@@ -34,21 +33,6 @@ async def served(app: web.Application) -> AsyncIterator[str]:
         yield "http://{}:{}".format(*runner.addresses[0][:2])
     finally:
         await runner.cleanup()
-
-
-async def exchange(worker: Worker, sent: bytes, *, ends: bool = False) -> bytes:
-    """What the server answers to these bytes until it closes the connection; `ends`: after them
-    the client closes its side."""
-    host, _, port = worker.url.removeprefix("http://").partition(":")
-    reader, writer = await asyncio.open_connection(host, int(port))
-    try:
-        writer.write(sent)
-        if ends:
-            writer.write_eof()
-        return await asyncio.wait_for(reader.read(), 10)
-    finally:
-        writer.close()
-        await writer.wait_closed()
 
 
 # Embedding
@@ -230,75 +214,3 @@ async def test_with_the_token_all_is_served(scheme: str) -> None:
         answer = await worker.ask("POST", "/v1/jobs?wait_s=5", body, headers=headers)
         assert answer.document["result"] == 3
         assert (await worker.ask("OPTIONS", "/task")).status == 200  # a preflight carries none
-
-
-# Broken HTTP, byte by byte
-
-
-@pytest.mark.parametrize(
-    "sent",
-    [
-        b"NONSENSE\r\n\r\n",
-        b"GET / HTTP/9.9\r\n\r\n",
-        b"POST /task HTTP/1.1\r\nHost: a\r\nContent-Length: -1\r\n\r\n",
-        b"POST /task HTTP/1.1\r\nHost: a\r\nContent-Length: x\r\n\r\n",
-        b"POST /task HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\nContent-Length: 3\r\n\r\n{}",
-        b"POST /task HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\nZZ\r\n{}\r\n0\r\n",
-        b"POST /task HTTP/1.1\r\nHost: a\r\n bad: header\r\n\r\n",
-        b"GET /" + b"a" * 20_000 + b" HTTP/1.1\r\nHost: a\r\n\r\n",
-        b"GET / HTTP/1.1\r\nHost: a\r\nX: " + b"a" * 20_000 + b"\r\n\r\n",
-        b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",
-    ],
-)
-async def test_malformed_http_is_a_400_and_the_server_lives(sent: bytes) -> None:
-    async with serving(add, dialects=("sandbox",)) as worker:
-        received = await exchange(worker, sent)
-        assert received.startswith((b"HTTP/1.1 400 ", b"HTTP/1.0 400 "))
-        assert b"Traceback" not in received
-        assert (await worker.ask("GET", "/health")).status == 200
-
-
-async def test_a_body_that_ends_early_is_no_job() -> None:
-    async with serving(add, dialects=("sandbox",)) as worker:
-        sent = b'POST /task HTTP/1.1\r\nHost: a\r\nContent-Length: 100\r\n\r\n{"id":"a"}'
-        received = await exchange(worker, sent, ends=True)
-        assert not received.startswith(b"HTTP/1.1 5")
-        assert not (await worker.runtime.list_jobs()).jobs
-        assert (await worker.ask("GET", "/health")).status == 200
-
-
-async def test_a_body_that_never_comes_is_408(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("worker_runtime.web.wire.BODY_TIMEOUT_S", 0.05)
-    async with serving(add, dialects=("sandbox",)) as worker:
-        host, _, port = worker.url.removeprefix("http://").partition(":")
-        reader, writer = await asyncio.open_connection(host, int(port))
-        writer.write(b'POST /task HTTP/1.1\r\nHost: a\r\nContent-Length: 100\r\n\r\n{"id":"a"')
-        received = await asyncio.wait_for(reader.readuntil(b"}"), 10)
-        assert received.startswith(b"HTTP/1.1 408 ")
-        assert b"Connection: close" in received
-        writer.close()
-        await writer.wait_closed()
-
-
-async def test_a_body_without_end_is_413_as_soon_as_it_is_too_large() -> None:
-    async with serving(add, dialects=("sandbox",), payload_bytes_max=1000) as worker:
-        host, _, port = worker.url.removeprefix("http://").partition(":")
-        reader, writer = await asyncio.open_connection(host, int(port))
-        writer.write(b"POST /task HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n")
-        for _ in range(3):
-            writer.write(b"200\r\n" + b"x" * 0x200 + b"\r\n")
-            await writer.drain()
-        received = await asyncio.wait_for(reader.readuntil(b"}"), 10)
-        assert received.startswith(b"HTTP/1.1 413 ")
-        assert b"1000 bytes" in received
-        writer.close()
-        await writer.wait_closed()
-
-
-async def test_requests_in_one_packet_are_answered_in_order() -> None:
-    async with serving(add, dialects=("sandbox",)) as worker:
-        head = b"GET /livez HTTP/1.1\r\nHost: a\r\n"
-        received = await exchange(
-            worker, (head + b"\r\n") * 5 + head + b"Connection: close\r\n\r\n"
-        )
-        assert received.count(b"HTTP/1.1 200 OK") == 6

@@ -12,12 +12,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from worker_runtime import Runtime, errors, task
+from worker_runtime.web.query import number
 from worker_runtime.web.waits import JobWaits
 from worker_runtime.web.wire import (
     Body,
     Rejection,
     is_msgpack,
-    number,
     problem_document,
     rejection_of,
     wants_msgpack,
@@ -156,12 +156,38 @@ def test_what_accept_prefers(accept: str | None, packed: bool) -> None:
     assert wants_msgpack(make_mocked_request("GET", "/", headers)) is packed
 
 
-@pytest.mark.parametrize("text", ["", "x", "nan", "inf", "-1", "61", "1e999"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "x",
+        "nan",
+        "inf",
+        "-1",
+        "61",
+        "1e999",
+        "1_0",
+        "%201",
+        "1%20",
+        "+1",
+        "0x1",
+        "%D9%A3",
+        "1" * 99,
+    ],
+)
 def test_a_query_number_out_of_bounds_is_named(text: str) -> None:
     request = make_mocked_request("GET", f"/?wait_s={text}")
     with pytest.raises(Rejection, match="`wait_s`: must be a number from 0 to 60") as caught:
         number(request, "wait_s", low=0, high=60, default=0)
     assert caught.value.status == 422
+
+
+@pytest.mark.parametrize(
+    ("text", "value"), [("0", 0), ("60", 60), ("1.5", 1.5), (".5", 0.5), ("5.", 5), ("1e-05", 1e-5)]
+)
+def test_a_query_number_is_decimal(text: str, value: float) -> None:
+    request = make_mocked_request("GET", f"/?wait_s={text}")
+    assert number(request, "wait_s", low=0, high=60, default=0) == value
 
 
 def test_a_query_number_has_a_default() -> None:

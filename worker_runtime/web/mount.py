@@ -17,6 +17,7 @@ from worker_runtime.metrics import CONTENT_TYPE as PROMETHEUS_TYPE
 from worker_runtime.metrics import exposition
 from worker_runtime.runtime import Runtime
 from worker_runtime.settings import Settings
+from worker_runtime.web.connection import expecting
 from worker_runtime.web.native import Native
 from worker_runtime.web.operation_wire import cross_origin
 from worker_runtime.web.operations import Operations
@@ -74,14 +75,14 @@ def build_app(runtime: Runtime, settings: Settings | None = None) -> web.Applica
     site = _Site(runtime, dialects)
     refuse = dialects[0].refuse
     for method, path, handler in site.open_routes():
-        _add_route(app, method, path, guarded(handler, refuse))
+        _add_route(app, method, path, guarded(handler, refuse), refuse)
     for method, path, handler in site.routes():
-        _add_route(app, method, path, guarded(handler, refuse, settings.token))
+        _add_route(app, method, path, guarded(handler, refuse, settings.token), refuse)
     for dialect in dialects:
         add_dialect(app, dialect, settings.token)
         for route in dialect.routes():  # a path that two of them have is the first one's
             site.refusals.setdefault(route.path, dialect.refuse)
-    app.router.add_route("*", "/{path:.*}", guarded(site.no_route, problem, settings.token))
+    _add_route(app, "*", "/{path:.*}", guarded(site.no_route, problem, settings.token), problem)
     app[_OPERATIONS] = [dialect for dialect in dialects if isinstance(dialect, Operations)]
     return app
 
@@ -98,15 +99,18 @@ def add_dialect(app: web.Application, dialect: Dialect, token: str | None = None
         # A browser's preflight carries no token.
         exempt = route.method == hdrs.METH_OPTIONS or route.path in dialect.open_paths
         handler = guarded(route.handler, dialect.refuse, None if exempt else token)
-        _add_route(app, route.method, route.path, handler)
+        _add_route(app, route.method, route.path, handler, dialect.refuse)
     app.cleanup_ctx.append(_open(dialect))
 
 
-def _add_route(app: web.Application, method: str, path: str, handler: Handler) -> None:
+def _add_route(
+    app: web.Application, method: str, path: str, handler: Handler, refuse: Refuse
+) -> None:
+    expect = expecting(refuse)
     if method == hdrs.METH_GET:
-        app.router.add_get(path, handler)  # and HEAD
+        app.router.add_get(path, handler, expect_handler=expect)  # and HEAD
     else:
-        app.router.add_route(method, path, handler)
+        app.router.add_route(method, path, handler, expect_handler=expect)
 
 
 def _open(dialect: Dialect) -> Callable[[web.Application], AsyncIterator[None]]:

@@ -29,8 +29,9 @@ from worker_runtime.web.native_wire import (
     shown_job,
     task_document,
 )
+from worker_runtime.web.query import number
 from worker_runtime.web.waits import JobWaits
-from worker_runtime.web.wire import Body, Rejection, answer, number, rejection_of
+from worker_runtime.web.wire import Body, Rejection, answer, rejection_of
 
 WAIT_MAX_S = 60.0
 BATCH_JOBS_MAX = 10_000

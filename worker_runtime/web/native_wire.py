@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from typing import Any, Literal
+from typing import Any
 
 import msgspec
 
 from worker_runtime.enqueue import WIRE, EnqueueOptions, enqueue_options
+from worker_runtime.errors import InvalidJob
 from worker_runtime.handle import JobHandle
 from worker_runtime.inspection import AttemptInfo, attempts_of
 from worker_runtime.job import COMPLETED, PRIORITY_NAMES, Job, JobInfo, Priority, described_as
@@ -29,7 +30,7 @@ class NewJob(msgspec.Struct, forbid_unknown_fields=True, gc=False):
     kwargs: dict[str, Any] | None = None
     id: str | None = None
     queue: str | None = None
-    priority: Literal["low", "normal", "high", "critical"] | None = None
+    priority: str | None = None
     delay_s: float | None = None
     at: datetime | None = None
     timeout_s: float | msgspec.UnsetType | None = msgspec.UNSET
@@ -49,7 +50,7 @@ def options_of(new: NewJob, after: Sequence[JobHandle[Any]] = ()) -> EnqueueOpti
     return enqueue_options(
         job_id=new.id,
         queue=new.queue,
-        priority=None if new.priority is None else Priority.named(new.priority),
+        priority=None if new.priority is None else _priority(new.priority),
         delay_s=new.delay_s,
         at=new.at,
         timeout_s=new.timeout_s,
@@ -62,6 +63,13 @@ def options_of(new: NewJob, after: Sequence[JobHandle[Any]] = ()) -> EnqueueOpti
         after=after,
         wire=True,
     )
+
+
+def _priority(name: str) -> Priority:
+    try:
+        return Priority.named(name[:40])
+    except ValueError as error:
+        raise InvalidJob(str(error)) from None
 
 
 class JobDocument(JobInfo, frozen=True, gc=False):

@@ -216,11 +216,17 @@ class Sandbox:
         if job.state is not COMPLETED:
             self._metrics.count("failed")
             raise _failed(job)
-        self._metrics.count("success")
         whole_ms = int(duration_ms)
         now = datetime.now(UTC)
         document = TaskAnswer(label, self._worker, self._color, whole_ms, whole_ms, now, job.result)
-        return web.Response(body=encode_json(document), headers=_HEADERS)
+        try:
+            body = encode_json(document)
+        except Exception as error:  # what MessagePack could spell: a key that is no text
+            self._metrics.count("failed")
+            detail = f"the result cannot be encoded as JSON: {str(error)[:300]}"
+            raise Rejection(500, "unencodable", detail) from None
+        self._metrics.count("success")
+        return web.Response(body=body, headers=_HEADERS)
 
     # /status and /config
 

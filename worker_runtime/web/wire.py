@@ -96,7 +96,8 @@ def rejection_of(error: BaseException) -> Rejection:
         headers = None if allow is None else {"Allow": allow}
         return Rejection(error.status, "http_error", error.reason, headers)
     if isinstance(error, RequestPayloadError):
-        return Rejection(400, "malformed_body", f"the body's framing is broken: {error}")
+        detail = "the body is not framed as its Content-Length or Transfer-Encoding says"
+        return Rejection(400, "malformed_body", detail)
     return Rejection(500, "internal_error", "the worker failed to answer; its log says why")
 
 
@@ -156,9 +157,23 @@ def guarded(handler: Handler, refuse: Refuse, token: str | None = None) -> Handl
             rejection = rejection_of(error)
             if rejection.status == 500 and not isinstance(error, Rejection):
                 logger.exception("%s %s failed", request.method, request.path)
+            if rejection.code in _NOT_DECODED and hdrs.CONTENT_ENCODING in request.headers:
+                rejection = _compressed(request) or rejection
             return refuse(request, rejection)
 
     return guard
+
+
+# Asked only once a body could not be decoded: the header costs a request that has none nothing.
+_NOT_DECODED = frozenset({"malformed_body", "invalid_body", "invalid_config", "too_deep"})
+
+
+def _compressed(request: web.BaseRequest) -> Rejection | None:
+    encoding = request.headers[hdrs.CONTENT_ENCODING].strip().lower()
+    if encoding in ("", "identity"):
+        return None
+    detail = f"Content-Encoding {encoding[:40]!r} is not supported; send the body as it is"
+    return Rejection(415, "unsupported_content_encoding", detail, {"Accept-Encoding": "identity"})
 
 
 def _check_token(request: web.BaseRequest, expected: bytes) -> None:
@@ -342,30 +357,6 @@ def answer(
     else:
         body, kind = encode_json(value), JSON_TYPE
     return web.Response(body=body, status=status, headers=headers, content_type=kind)
-
-
-def number(
-    request: web.BaseRequest,
-    name: str,
-    *,
-    low: float,
-    high: float,
-    default: float,
-    is_whole: bool = False,
-) -> float:
-    """A number from the query string. Raises Rejection (422) outside `low`..`high`."""
-    if not request.query_string or name not in request.query:
-        return default
-    text = request.query[name]
-    try:
-        value = float(text)
-    except ValueError:
-        value = float("nan")
-    if not low <= value <= high or (is_whole and not value.is_integer()):
-        kind = "whole number" if is_whole else "number"
-        detail = f"`{name}`: must be a {kind} from {low:g} to {high:g}, not {text[:40]!r}"
-        raise Rejection(422, "invalid_query", detail)
-    return value
 
 
 PROBLEM_TYPE = "application/problem+json"
