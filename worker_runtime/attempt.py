@@ -59,7 +59,12 @@ class Attempts:
                 job = slot.job
                 task = job.task
                 try:
-                    if task.is_bare and job.options is None is job.kwargs and slot.stopped_by is None:
+                    if (
+                        task.is_bare
+                        and job.options is None
+                        and job.kwargs is None
+                        and slot.stopped_by is None
+                    ):
                         # What LoopExecutor.start comes to when there is nothing to set up.
                         value = await task.fn(*job.args)  # type: ignore[misc]
                     else:

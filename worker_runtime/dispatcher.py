@@ -200,7 +200,7 @@ class Dispatcher:
 
     def _next(self, lane: Lane) -> Job | None:
         """The job that the lane starts now, if it may start any."""
-        if lane.is_paused or self._is_quiet:
+        if not lane.queue.waiting or lane.is_paused or self._is_quiet:
             return None
         while (job := lane.queue.pop_nowait()) is not None:
             if job.options is None:
