@@ -13,7 +13,7 @@ import pytest
 from tests.helpers import ROOT
 
 BLOCK = re.compile(r"^```python\n(.*?)^```\n\n```output\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-PAGES = [ROOT / "docs" / "limits_and_workflows.md"]
+PAGES = [ROOT / "docs" / f"{name}.md" for name in ("limits_and_workflows", "testing_and_tracing")]
 PROGRAMS = [
     pytest.param(*found, id=f"{page.stem}-{number}")
     for page in PAGES
