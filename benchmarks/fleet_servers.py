@@ -14,21 +14,19 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import queue
-import socket
 import sys
 import uuid
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 from typing import Any
 
 import msgspec
 import psutil
-import uvicorn
-import uvloop
 from aiohttp import web
 from fastapi import FastAPI, HTTPException
 from pydantic import BaseModel
 
+from benchmarks import serving
 from worker_runtime import Runtime, Settings, task
 from worker_runtime.web import build_app
 
@@ -180,40 +178,11 @@ def guide_app() -> FastAPI:
     return app
 
 
-async def _serve_aiohttp(app: web.Application, sock: socket.socket) -> None:
-    runner = web.AppRunner(app, access_log=None)
-    await runner.setup()
-    await web.SockSite(runner, sock).start()
-    await asyncio.Event().wait()
-
-
-async def _serve_ours(sock: socket.socket) -> None:
-    await _serve_aiohttp(await our_app(), sock)
-
-
-async def _serve_bare(sock: socket.socket) -> None:
-    await _serve_aiohttp(await bare_app(), sock)
-
-
-async def _serve_guide(sock: socket.socket) -> None:
-    config = uvicorn.Config(guide_app(), http="httptools", access_log=False, log_level="error")
-    await uvicorn.Server(config).serve(sockets=[sock])
-
-
-SERVERS: dict[str, Callable[[socket.socket], Any]] = {
-    "ours": _serve_ours,
-    "bare": _serve_bare,
-    "guide": _serve_guide,
+SERVERS = {
+    "ours": serving.aiohttp_app(our_app),
+    "bare": serving.aiohttp_app(bare_app),
+    "guide": serving.fastapi_app(guide_app),
 }
 
-
-def main(name: str) -> None:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        sock.listen(1024)
-        print(sock.getsockname()[1], flush=True)
-        uvloop.run(SERVERS[name](sock))
-
-
 if __name__ == "__main__":
-    main(sys.argv[1])
+    serving.main(SERVERS, sys.argv[1])

@@ -11,22 +11,18 @@ fastapi  FastAPI on uvicorn (uvloop, httptools), pydantic models for bodies and 
 
 from __future__ import annotations
 
-import asyncio
-import socket
 import sys
 import time
 import uuid
-from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 
 import msgspec
-import uvicorn
-import uvloop
 from aiohttp import web
 from fastapi import FastAPI
 from pydantic import BaseModel
 
+from benchmarks import serving
 from worker_runtime import Runtime, Settings, State, task
 from worker_runtime.web import build_app
 from worker_runtime.web.native_wire import BatchItem, JobDocument, NewJob
@@ -58,7 +54,7 @@ def _document(started_at: datetime) -> JobDocument:
     )
 
 
-def bare_app() -> web.Application:
+async def bare_app() -> web.Application:
     decode_task = msgspec.json.Decoder(TaskRequest).decode
     decode_job = msgspec.json.Decoder(NewJob).decode
     decode_batch = msgspec.json.Decoder(list[NewJob]).decode
@@ -184,40 +180,11 @@ def fastapi_app() -> FastAPI:
     return app
 
 
-async def _serve_aiohttp(app: web.Application, sock: socket.socket) -> None:
-    runner = web.AppRunner(app, access_log=None)
-    await runner.setup()
-    await web.SockSite(runner, sock).start()
-    await asyncio.Event().wait()
-
-
-async def _serve_bare(sock: socket.socket) -> None:
-    await _serve_aiohttp(bare_app(), sock)
-
-
-async def _serve_ours(sock: socket.socket) -> None:
-    await _serve_aiohttp(await our_app(), sock)
-
-
-async def _serve_fastapi(sock: socket.socket) -> None:
-    config = uvicorn.Config(fastapi_app(), http="httptools", access_log=False, log_level="error")
-    await uvicorn.Server(config).serve(sockets=[sock])
-
-
-SERVERS: dict[str, Callable[[socket.socket], Any]] = {
-    "bare": _serve_bare,
-    "ours": _serve_ours,
-    "fastapi": _serve_fastapi,
+SERVERS = {
+    "bare": serving.aiohttp_app(bare_app),
+    "ours": serving.aiohttp_app(our_app),
+    "fastapi": serving.fastapi_app(fastapi_app),
 }
 
-
-def main(name: str) -> None:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        sock.listen(1024)
-        print(sock.getsockname()[1], flush=True)
-        uvloop.run(SERVERS[name](sock))
-
-
 if __name__ == "__main__":
-    main(sys.argv[1])
+    serving.main(SERVERS, sys.argv[1])
