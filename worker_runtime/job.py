@@ -289,9 +289,12 @@ class ProgressInfo(msgspec.Struct, frozen=True):
     remaining_s: float | None
 
 
+_from_unix = datetime.fromtimestamp  # a name: looking it up makes an object each time
+
+
 def utc(at: float | None) -> datetime | None:
     """Unix seconds as an aware UTC datetime."""
-    return None if at is None else datetime.fromtimestamp(at, UTC)
+    return None if at is None else _from_unix(at, UTC)
 
 
 _AnyInfo = TypeVar("_AnyInfo", bound=JobInfo)
@@ -313,8 +316,8 @@ def described_as(kind: type[_AnyInfo], job: Job) -> _AnyInfo:
             PRIORITY_NAMES[job.priority],
             job.state,
             job.attempt,
-            datetime.fromtimestamp(job.created_at, UTC),
-            datetime.fromtimestamp(job.due_at, UTC) if job.due_at else None,
+            _from_unix(job.created_at, UTC),
+            _from_unix(job.due_at, UTC) if job.due_at else None,
             utc(job.started_at),
             utc(job.ended_at),
         )
@@ -326,7 +329,7 @@ def described_as(kind: type[_AnyInfo], job: Job) -> _AnyInfo:
         priority=PRIORITY_NAMES[job.priority],
         state=job.state,
         attempt=job.attempt,
-        created_at=datetime.fromtimestamp(job.created_at, UTC),
+        created_at=_from_unix(job.created_at, UTC),
         due_at=utc(job.due_at or None),
         started_at=utc(job.started_at),
         ended_at=utc(job.ended_at),
