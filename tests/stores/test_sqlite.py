@@ -386,3 +386,20 @@ async def test_statistics_say_how_the_store_is(tmp_path: Path) -> None:
     assert figures["log_bytes"] > 0
     assert 0 < figures["last_commit_s"] < 10
     await store.close()
+
+
+async def test_jobs_that_arrive_in_successive_turns_of_the_loop_share_a_commit(
+    tmp_path: Path,
+) -> None:
+    store = make_store(tmp_path)
+    await store.open()
+    jobs = Jobs()
+    accepted = []
+    for _ in range(8):
+        accepted.append(store.record_accepted([jobs.make()]))
+        await asyncio.sleep(0)
+    for future in accepted:
+        assert future is not None
+        await future
+    assert (store.statistics()["commits"], len(rows(store, "id"))) == (1, 8)
+    await store.close()

@@ -26,6 +26,8 @@ T = TypeVar("T")
 # loop. More would make the batches small.
 _HANDED_OVER_MAX = 2
 _CHANGES_AT_ONCE = 256
+# Turns of the loop that a batch may go on growing before it leaves.
+_TURNS_MAX = 16
 
 
 class Journal:
@@ -47,6 +49,7 @@ class Journal:
         self._batch = Batch()
         self._handed_over: list[Batch] = []
         self._is_scheduled = False
+        self._turns = self._records = self._records_before = 0
         self._is_dead = self._is_closed = False
         self._returned = asyncio.Event()
 
@@ -70,12 +73,12 @@ class Journal:
             self._touch()
         return future
 
-    def start(self, place: int, attempt: int, started_at: float | None) -> asyncio.Future[None]:
+    def start(self, place: int, columns: Columns) -> asyncio.Future[None]:
         future = self._loop.create_future()
         if self._is_dead:
             future.set_exception(StoreUnavailable("the store has failed"))
             return future
-        self._batch.start(place, attempt, started_at)
+        self._batch.change(place, columns)
         self._batch.start_futures[place] = future
         self._touch()
         return future
@@ -148,13 +151,24 @@ class Journal:
         return bool(len(self._batch) or self._handed_over or self.unavailable)
 
     def _touch(self) -> None:
-        """Hand the batch over, two turns of the loop from now: in the next one, the slots that a
-        new job has woken record its start, which then shares its row and its commit."""
+        """Hand the batch over, but not before a turn of the loop that adds nothing to it.
+
+        In the next turn the slots that a new job has woken record its start, which then shares its
+        row and its commit; and callers that were answered together come back one after the other,
+        within a few turns.
+        """
+        self._records += 1
         if not self._is_scheduled and len(self._handed_over) < _HANDED_OVER_MAX:
             self._is_scheduled = True
+            self._turns = 0
             self._loop.call_soon(self._loop.call_soon, self._flush)
 
     def _flush(self) -> None:
+        self._turns += 1
+        if self._records != self._records_before and self._turns < _TURNS_MAX:
+            self._records_before = self._records
+            self._loop.call_soon(self._flush)
+            return
         self._is_scheduled = False
         if len(self._handed_over) < _HANDED_OVER_MAX:
             self._hand_over()

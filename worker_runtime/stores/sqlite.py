@@ -29,6 +29,7 @@ from worker_runtime.stores.records import (
     changed_columns,
     encode_payload,
     new_row,
+    started_columns,
 )
 from worker_runtime.stores.recovery import Recovery
 from worker_runtime.stores.retention import Retention
@@ -155,7 +156,7 @@ class SqliteStore:
             await acceptance
 
     def record_started(self, job: Job) -> asyncio.Future[None]:
-        return self._journal.start(job.order, job.attempt, job.started_at)
+        return self._journal.start(job.order, started_columns(job))
 
     def record_transition(self, job: Job, transition: Transition, then: Callable[[], None]) -> None:
         columns = changed_columns(job, transition)
