@@ -104,7 +104,6 @@ class SqliteStore:
         self._journal = Journal(self._open_writer, retention=self._retention, on_fatal=on_fatal)
         self._reader = Reader(self.path, connect)
         self.archive = Archive(self._reader, self._journal.call, self._retention)
-        self._transaction_gate = asyncio.Lock()
         self._is_open = False
 
     # Life
@@ -177,10 +176,7 @@ class SqliteStore:
         Other jobs wait for its end, at most `timeout_s` seconds, before they are acknowledged.
         Raises what `open_transaction` raises.
         """
-        async with (
-            self._transaction_gate,
-            open_transaction(self._journal.call, self._new_row, timeout_s) as session,
-        ):
+        async with open_transaction(self._journal.call, self._new_row, timeout_s) as session:
             yield session
 
     # Look
