@@ -31,6 +31,7 @@ def test_a_url_names_a_path_and_an_ack_mode() -> None:
         ("sqlite:///", "must name a file"),
         ("sqlite://jobs.db", "must name a file"),
         ("sqlite:///:memory:", "must name a file"),
+        ("sqlite:///jobs%00.db", "must name a file"),
         ("sqlite:///jobs.db?ack=never", "ack must be one of durable, os, memory, not 'never'"),
         ("sqlite:///jobs.db?mode=ro", "unknown option 'mode'; allowed: ack"),
     ],

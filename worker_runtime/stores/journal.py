@@ -42,9 +42,12 @@ class Journal:
         open_connection: Callable[[], sqlite3.Connection],
         *,
         retention: Retention,
+        find_loss: Callable[[], str | None],
         on_fatal: Callable[[str], None] = exit_now,
     ) -> None:
-        self.writer = Writer(open_connection, self, retention=retention, on_fatal=on_fatal)
+        self.writer = Writer(
+            open_connection, self, retention=retention, find_loss=find_loss, on_fatal=on_fatal
+        )
         self.unavailable: str | None = None
         self._batch = Batch()
         self._handed_over: list[Batch] = []

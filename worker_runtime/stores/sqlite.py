@@ -21,6 +21,7 @@ from worker_runtime.errors import ConfigurationError, InvalidArguments, PayloadT
 from worker_runtime.job import FAILED, TERMINAL_STATES, Job, State, Transition
 from worker_runtime.stores.archive import Archive
 from worker_runtime.stores.batch import Batch, Row
+from worker_runtime.stores.file_in_place import FileInPlace
 from worker_runtime.stores.file_lock import FileLock
 from worker_runtime.stores.journal import Journal
 from worker_runtime.stores.reader import Reader
@@ -65,7 +66,7 @@ def parse_url(url: str) -> tuple[str, Ack]:
     """The path and the ack mode in `url`. Raises ConfigurationError."""
     rest, _, query = url.removeprefix("sqlite://").partition("?")
     path = unquote(rest.removeprefix("/"))
-    if not url.startswith("sqlite:///") or not path or path == ":memory:":
+    if not url.startswith("sqlite:///") or not path or path == ":memory:" or "\0" in path:
         raise ConfigurationError(
             f"store={url!r}: must name a file, sqlite:///relative/path or sqlite:////absolute/path"
         )
@@ -101,7 +102,13 @@ class SqliteStore:
         self._lock = FileLock(self.path + ".lock")
         self._connect = connect
         self._retention = Retention(count_max=settings.kept_count_max, ttl_s=settings.kept_ttl_s)
-        self._journal = Journal(self._open_writer, retention=self._retention, on_fatal=on_fatal)
+        self._file = FileInPlace(self.path)
+        self._journal = Journal(
+            self._open_writer,
+            retention=self._retention,
+            find_loss=self._file.find_loss,
+            on_fatal=on_fatal,
+        )
         self._reader = Reader(self.path, connect)
         self.archive = Archive(self._reader, self._journal.call, self._retention)
         self._is_open = False
@@ -233,7 +240,9 @@ class SqliteStore:
 
     def _open_writer(self) -> sqlite3.Connection:
         is_durable = self.settings.ack == "durable"
-        return open_writer(self.path, is_durable=is_durable, connect=self._connect)
+        connection = open_writer(self.path, is_durable=is_durable, connect=self._connect)
+        self._file.remember()
+        return connection
 
     def _new_row(self, job: Job) -> Row:
         return new_row(job, encode_payload(job, self.settings.payload_bytes_max))
