@@ -34,7 +34,7 @@ from worker_runtime.stores.records import (
 )
 from worker_runtime.stores.recovery import Recovery
 from worker_runtime.stores.retention import Retention
-from worker_runtime.stores.schema import Connect, connect_default, open_writer
+from worker_runtime.stores.schema import Connect, connect_default, open_writer, refusal
 from worker_runtime.stores.statements import write
 from worker_runtime.stores.transaction import StoreTransaction, open_transaction
 from worker_runtime.stores.writer import exit_now
@@ -120,8 +120,10 @@ class SqliteStore:
         try:
             await self._journal.open()
             rows = await self._reader.rows("SELECT max(place) FROM worker_jobs")
-        except BaseException:
+        except BaseException as error:
             self._lock.release()
+            if isinstance(error, sqlite3.Error):  # damaged where only counting its rows saw it
+                raise refusal(self.path, error) from error
             raise
         self.last_order = rows[0][0] or 0
         self._is_open = True
