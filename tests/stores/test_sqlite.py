@@ -403,3 +403,22 @@ async def test_jobs_that_arrive_in_successive_turns_of_the_loop_share_a_commit(
         await future
     assert (store.statistics()["commits"], len(rows(store, "id"))) == (1, 8)
     await store.close()
+
+
+async def test_a_store_that_is_not_open_says_so_and_makes_no_file(tmp_path: Path) -> None:
+    store = make_store(tmp_path)
+
+    async def refused() -> None:
+        with pytest.raises(StoreUnavailable, match="not open"):
+            await store.find("job-1")
+        with pytest.raises(StoreUnavailable, match="not open"):
+            await store.delete(["job-1"])
+        with pytest.raises(StoreUnavailable, match="not open"):
+            async with store.transaction():
+                pytest.fail("entered")
+
+    await refused()
+    assert list(tmp_path.iterdir()) == []
+    await store.open()
+    await store.close()
+    await refused()

@@ -53,13 +53,15 @@ class Journal:
         self._handed_over: list[Batch] = []
         self._is_scheduled = False
         self._turns = self._records = self._records_before = 0
-        self._is_dead = self._is_closed = False
+        self._is_dead = False
+        self._is_closed = True
         self._returned = asyncio.Event()
 
     async def open(self) -> None:
         """Start the writer. Raises ConfigurationError."""
         self._loop = asyncio.get_running_loop()
         await self.writer.start()
+        self._is_closed = False
 
     def accept(self, rows: Sequence[Row], *, acknowledge_now: bool) -> asyncio.Future[None] | None:
         """Record new jobs. The future ends when they are kept; None, with `acknowledge_now`: they
@@ -120,7 +122,10 @@ class Journal:
         return None
 
     async def call(self, work: Callable[[sqlite3.Connection], T]) -> T:
-        """Run `work` on the writer's thread, after what was recorded before it."""
+        """Run `work` on the writer's thread, after what was recorded before it. Raises what it
+        raises, StoreUnavailable before `open` and after `close`."""
+        if self._is_closed:
+            raise StoreUnavailable("the store is not open")
         future: asyncio.Future[T] = self._loop.create_future()
         self._hand_over()
         self.writer.inbox.put(Request(work, future))

@@ -24,6 +24,7 @@ async def open_offline(path: str) -> AsyncIterator[Archive]:
     """The jobs in the file, as last committed. Raises ConfigurationError where it has none."""
     _check(path)
     reader = Reader(path, _connect)
+    reader.open()
     try:
         yield Archive(reader, _refuse, Retention(count_max=0, ttl_s=0.0))
     finally:

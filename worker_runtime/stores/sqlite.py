@@ -119,6 +119,7 @@ class SqliteStore:
         self._lock.acquire()
         try:
             await self._journal.open()
+            self._reader.open()
             rows = await self._reader.rows("SELECT max(place) FROM worker_jobs")
         except BaseException as error:
             self._lock.release()
