@@ -9,6 +9,7 @@ import asyncio
 import functools
 import logging
 import sqlite3
+import time
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
@@ -26,8 +27,6 @@ T = TypeVar("T")
 # loop. More would make the batches small.
 _HANDED_OVER_MAX = 2
 _CHANGES_AT_ONCE = 256
-# Turns of the loop that a batch may go on growing before it leaves.
-_TURNS_MAX = 16
 
 
 class Journal:
@@ -52,7 +51,8 @@ class Journal:
         self._batch = Batch()
         self._handed_over: list[Batch] = []
         self._is_scheduled = False
-        self._turns = self._records = self._records_before = 0
+        self._records = self._records_before = 0
+        self._leaves_by = 0.0
         self._is_dead = False
         self._is_closed = True
         self._returned = asyncio.Event()
@@ -159,21 +159,21 @@ class Journal:
         return bool(len(self._batch) or self._handed_over or self.unavailable)
 
     def _touch(self) -> None:
-        """Hand the batch over, but not before a turn of the loop that adds nothing to it.
+        """Hand the batch over after a turn of the loop that adds nothing to it, at the latest once
+        it has grown for as long as the last commit took.
 
         In the next turn the slots that a new job has woken record its start, which then shares its
         row and its commit; and callers that were answered together come back one after the other,
-        within a few turns.
+        within a few turns. The bound lets some of them go on while the others' commit runs.
         """
         self._records += 1
         if not self._is_scheduled and len(self._handed_over) < _HANDED_OVER_MAX:
             self._is_scheduled = True
-            self._turns = 0
+            self._leaves_by = time.monotonic() + self.writer.last_commit_s
             self._loop.call_soon(self._loop.call_soon, self._flush)
 
     def _flush(self) -> None:
-        self._turns += 1
-        if self._records != self._records_before and self._turns < _TURNS_MAX:
+        if self._records != self._records_before and time.monotonic() < self._leaves_by:
             self._records_before = self._records
             self._loop.call_soon(self._flush)
             return
