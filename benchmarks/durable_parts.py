@@ -7,6 +7,7 @@ python -m benchmarks.durable_parts recover PATH   print seconds and bytes that r
 from __future__ import annotations
 
 import asyncio
+import gc
 import itertools
 import os
 import socket
@@ -85,6 +86,8 @@ def serve(url: str) -> None:
             runner = web.AppRunner(build_app(runtime), access_log=None)
             await runner.setup()
             await web.SockSite(runner, sock).start()
+            gc.collect()
+            gc.freeze()  # as server.py does
             await asyncio.Event().wait()
 
     with socket.socket() as sock:

@@ -49,6 +49,13 @@ def test_a_zone_shifts_the_ticks_also_over_daylight_saving() -> None:
     assert berlin.tick_after(sunday) == sunday + 86_400
 
 
+def test_no_tick_comes_before_the_time_asked_for_while_an_hour_repeats() -> None:
+    berlin = schedule("30 2 * * *", "Europe/Berlin")
+    again_two = 1_792_890_000.0  # 2026-10-25 01:00 UTC, 02:00 in Berlin for the second time
+    assert berlin.tick_after(again_two - 3600) == again_two - 1800
+    assert berlin.tick_after(again_two) == again_two + 86_400 + 1800
+
+
 @pytest.mark.parametrize(
     ("expression", "tz", "missed", "name", "says"),
     [

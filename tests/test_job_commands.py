@@ -140,6 +140,32 @@ async def test_a_file_is_looked_into_with_and_without_its_worker(
     assert not Path(store.removeprefix("sqlite:///") + "-wal").exists()  # nothing was written
 
 
+async def test_dead_letters_are_acted_on_in_a_file_that_no_worker_has(
+    server: ServerProcess, store: str
+) -> None:
+    failed = [await accept(server, "fail", "no") for _ in range(3)]
+    fine = await accept(server, "fine")
+    at = ("--store", store)
+    used = await jobs("retry", failed[0], *at)
+    assert (used.code, used.out) == (2, "")
+    assert f"is in use by process {server.process.pid}" in used.error
+    assert await server.stop() == 0
+
+    retried = await jobs("retry", failed[0], *at)
+    assert (retried.code, retried.out) == (0, f"queued again: {failed[0]}\n1 queued again\n")
+    refused = await jobs("retry", failed[1], fine, *at)
+    assert (refused.code, refused.out) == (1, "")
+    assert f"job {fine} is completed, not cancelled or failed" in refused.error
+    missing = await jobs("delete", "nobody", *at)
+    assert (missing.code, missing.error) == (1, "worker-runtime: no job 'nobody' is kept\n")
+    deleted = await jobs("delete", fine, *at)
+    assert (deleted.code, deleted.out) == (0, f"deleted: {fine}\n1 deleted\n")
+    rest = await jobs("retry", "--all", *at)
+    assert rest.out.splitlines()[-1] == "2 queued again"
+    page = json.loads((await jobs("list", *at, "--json")).out)
+    assert {job["id"]: job["state"] for job in page["jobs"]} == dict.fromkeys(failed, "queued")
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "says"),
     [

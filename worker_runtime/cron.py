@@ -64,7 +64,7 @@ def cron(
 ) -> Callable[[Callable[P, R]], Callable[P, R]]:
     """Have a task enqueued, without arguments, at each tick of a five-field cron `expression`.
 
-    tz      an IANA time zone; ticks that daylight saving skips or repeats come once
+    tz      an IANA time zone; a time of day that daylight saving skips or repeats comes once
     missed  ticks that passed while no worker ran: one job for all of them (`once`), none (`skip`)
             or one each (`all`, at most the newest 1,000)
     name    the schedule's, when the task's name would not do; it must stay the same across restarts
@@ -94,11 +94,10 @@ class Schedule:
 
     def tick_after(self, at: float) -> float | None:
         """The first tick after `at`; None where the expression has no further one."""
-        try:
-            start = datetime.fromtimestamp(at, self._zone)
-            return next(CronSim(self.mark.expression, start)).timestamp()
-        except StopIteration:
-            return None
+        ticks = CronSim(self.mark.expression, datetime.fromtimestamp(at, self._zone))
+        # Within an hour that daylight saving repeats, the first may be one of the hour before.
+        times = (tick.timestamp() for tick in ticks)
+        return next((tick_at for tick_at in times if tick_at > at), None)
 
     def ticks_between(self, after: float, until: float) -> list[float]:
         """The newest ticks in (after, until], oldest first, at most MISSED_TICKS_MAX."""

@@ -73,8 +73,11 @@ class JobHandle(msgspec.Struct, Generic[R], frozen=True, gc=False, eq=False):
         if self.job.ended_at is None:
             waiter = self.runtime.wait(self.job)
             try:
-                async with asyncio.timeout(timeout_s):
+                if timeout_s is None:
                     await waiter
+                else:
+                    async with asyncio.timeout(timeout_s):
+                        await waiter
             finally:
                 self.runtime.stop_waiting(self.job, waiter)
         return self.job.state

@@ -1,9 +1,8 @@
-"""`worker-runtime jobs`: look at jobs and act on dead letters, through a running worker's API or,
-for looking, straight from a store's file."""
+"""`worker-runtime jobs`: look at jobs and act on dead letters, through a running worker's API or
+straight in a store's file."""
 
 from __future__ import annotations
 
-import asyncio
 import json
 import sys
 import urllib.error
@@ -13,11 +12,16 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NoReturn
 
 import click
-import msgspec
 
-from worker_runtime.errors import ConfigurationError, StoreUnavailable
-from worker_runtime.inspection import detail_of
-from worker_runtime.job import State, describe
+from worker_runtime.errors import (
+    ConfigurationError,
+    InvalidTransition,
+    StoreUnavailable,
+    UnknownJob,
+)
+from worker_runtime.inspection import JobFilter, states_of
+from worker_runtime.job import State
+from worker_runtime.job_file import delete_in, job_of, page_of, path_of, retry_in
 from worker_runtime.settings import Settings
 
 EXIT_REFUSED = 1
@@ -104,6 +108,11 @@ def _store_option(command: Callable[..., Any]) -> Callable[..., Any]:
     return click.option("--store", metavar="URL", help=text)(command)
 
 
+def _file_option(command: Callable[..., Any]) -> Callable[..., Any]:
+    text = "Change this file, which no worker may have open, for example sqlite:///jobs.db."
+    return click.option("--store", metavar="URL", help=text)(command)
+
+
 def _json_option(command: Callable[..., Any]) -> Callable[..., Any]:
     return click.option("--json", "as_json", is_flag=True, help="Print JSON.")(command)
 
@@ -147,8 +156,8 @@ def list_command(
         if cursor is not None and not cursor.isdecimal():
             _end(f"--cursor {cursor[:40]!r} is not one that a list gave", EXIT_WRONG_USE)
         below = None if cursor is None else int(cursor)
-        states = [] if state is None else [State(state)]
-        page = _from_file(_path(store, url), states, queue, task, limit, below)
+        wanted = JobFilter(states_of(None if state is None else State(state)), queue, task)
+        page = _from_file(store, url, lambda path: page_of(path, wanted, limit, below))
     if as_json:
         _print_json(page)
         return
@@ -167,7 +176,7 @@ def show_command(job_id: str, url: str | None, store: str | None, as_json: bool)
     if store is None:
         job = _worker(url).ask("GET", f"/v1/jobs/{_quoted(job_id)}")
     else:
-        job = _one_from_file(_path(store, url), job_id)
+        job = _from_file(store, url, lambda path: job_of(path, job_id))
     if as_json:
         _print_json(job)
     else:
@@ -180,6 +189,7 @@ def show_command(job_id: str, url: str | None, store: str | None, as_json: bool)
 @click.option("--state", type=click.Choice(["failed", "cancelled"]), help="With --all.")
 @_filter_options
 @_url_option
+@_file_option
 def retry_command(
     job_ids: Sequence[str],
     all_jobs: bool,
@@ -187,9 +197,16 @@ def retry_command(
     queue: str | None,
     task: str | None,
     url: str | None,
+    store: str | None,
 ) -> None:
-    """Run failed or cancelled jobs again."""
+    """Run failed or cancelled jobs again; with --store, in the next life of its worker."""
     _check_choice(job_ids, all_jobs, state, queue, task)
+    if store is not None:
+        wanted = JobFilter(states_of(State(state or "failed")), queue, task)
+        _print_bulk(
+            "queued again", _from_file(store, url, lambda path: retry_in(path, job_ids, wanted))
+        )
+        return
     worker = _worker(url)
     for job_id in job_ids:
         worker.ask("POST", f"/v1/jobs/{_quoted(job_id)}/retry")
@@ -217,6 +234,7 @@ def cancel_command(job_ids: Sequence[str], url: str | None) -> None:
 @click.option("--state", type=_ENDED, help="With --all, which needs it.")
 @_filter_options
 @_url_option
+@_file_option
 def delete_command(
     job_ids: Sequence[str],
     all_jobs: bool,
@@ -224,11 +242,18 @@ def delete_command(
     queue: str | None,
     task: str | None,
     url: str | None,
+    store: str | None,
 ) -> None:
     """Forget jobs that have ended."""
     _check_choice(job_ids, all_jobs, state, queue, task)
     if all_jobs and state is None:
         raise click.UsageError("--all needs --state: completed, failed or cancelled")
+    if store is not None:
+        wanted = JobFilter(states_of(None if state is None else State(state)), queue, task)
+        _print_bulk(
+            "deleted", _from_file(store, url, lambda path: delete_in(path, job_ids, wanted))
+        )
+        return
     worker = _worker(url)
     for job_id in job_ids:
         worker.ask("DELETE", f"/v1/jobs/{_quoted(job_id)}", {"purge": "true"})
@@ -249,62 +274,16 @@ def _quoted(job_id: str) -> str:
     return urllib.parse.quote(job_id, safe="")
 
 
-# From the file
-
-
-def _path(store: str, url: str | None) -> str:
-    from worker_runtime.stores.sqlite import parse_url
-
+def _from_file(store: str, url: str | None, act: Callable[[str], Document]) -> Document:
+    """What `act` makes of the path that `store` names. Ends the process with what is wrong."""
     if url is not None:
         raise click.UsageError("--url and --store exclude each other")
     try:
-        return parse_url(store)[0]
-    except ConfigurationError as error:
-        _end(str(error), EXIT_WRONG_USE)
-
-
-def _from_file(
-    path: str,
-    states: Sequence[State],
-    queue: str | None,
-    task: str | None,
-    limit: int,
-    below: int | None,
-) -> Document:
-    from worker_runtime.stores.offline import open_offline
-
-    async def read() -> Document:
-        async with open_offline(path) as archive:
-            found = await archive.page(
-                states=states, queue=queue, task=task, limit=limit + 1, below=below
-            )
-        cursor = str(found[limit - 1].order) if len(found) > limit else None
-        jobs = [msgspec.to_builtins(describe(job)) for job in found[:limit]]
-        return {"jobs": jobs, "cursor": cursor}
-
-    return _read(read)
-
-
-def _one_from_file(path: str, job_id: str) -> Document:
-    from worker_runtime.stores.offline import open_offline
-
-    async def read() -> Document:
-        async with open_offline(path) as archive:
-            job = await archive.look(job_id)
-        if job is None:
-            _end(f"no job {job_id[:128]!r} is kept", EXIT_REFUSED)
-        document: Document = msgspec.to_builtins(detail_of(job))
-        return document
-
-    return _read(read)
-
-
-def _read(read: Callable[[], Any]) -> Document:
-    try:
-        document: Document = asyncio.run(read())
+        return act(path_of(store))
+    except (UnknownJob, InvalidTransition) as error:
+        _end(str(error), EXIT_REFUSED)
     except (ConfigurationError, StoreUnavailable) as error:
         _end(str(error), EXIT_WRONG_USE)
-    return document
 
 
 # Printing

@@ -36,6 +36,7 @@ class Transaction(Enqueuer):
         self._intake = intake
         self._known = known
         self._session = session
+        self._added: dict[str, Job] = {}
 
     async def execute(self, sql: str, parameters: Any = ()) -> list[tuple[Any, ...]]:
         """Run one statement and return its rows. Raises sqlite3.Error; the block may go on.
@@ -59,12 +60,14 @@ class Transaction(Enqueuer):
         if options.unique is not None:
             raise InvalidJob("unique_key does not work in a transaction; give a job_id")
         job = self._intake.make(task, args, kwargs or {}, options)
-        known = await self._known(job, options)
+        known = self._added.get(job.id) or await self._known(job, options)
         if known is not None:
+            self._intake.check_same(known, job)
             return JobHandle(known, self._runtime, is_new=False)
         self._intake.check_room(job, options)
         admit = functools.partial(self._intake.admit, job, options.parents, is_stored=True)
         await self._session.add([job], admit)
+        self._added[job.id] = job
         return JobHandle(job, self._runtime)
 
     async def _enqueue(

@@ -136,7 +136,7 @@ def acknowledge_before_commit() -> None:
 
 
 def forget_the_attempt() -> None:
-    def broken(self: Journal, place: int, attempt: int, started_at: float | None) -> Any:
+    def broken(self: Journal, place: int, columns: Any) -> Any:
         future = asyncio.get_running_loop().create_future()
         future.set_result(None)
         return future

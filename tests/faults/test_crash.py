@@ -77,7 +77,7 @@ def finished(path: Path, ledger: Ledger) -> list[str]:
 
 
 @needs_strace
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(900)  # 48 processes, half of them traced
 def test_a_kill_at_each_fdatasync_of_a_short_run_breaks_nothing(tmp_path: Path) -> None:
     for number in range(1, 25):
         ledger = Ledger()

@@ -9,7 +9,16 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from worker_runtime.job import COMPLETED, FAILED, RUNNING, Failure, Job, Reason, Transition
+from worker_runtime.job import (
+    COMPLETED,
+    FAILED,
+    RUNNING,
+    Failure,
+    Job,
+    Reason,
+    Transition,
+    with_ended_attempt,
+)
 from worker_runtime.registry import TaskRegistry
 from worker_runtime.stores.schema import Connect, connect_default
 from worker_runtime.stores.sqlite import SqliteStore, SqliteStoreSettings
@@ -102,6 +111,9 @@ async def changed(store: SqliteStore, job: Job, transition: Transition) -> None:
     shown = asyncio.get_running_loop().create_future()
     store.record_transition(job, transition, lambda: shown.set_result(None))
     await shown
+    if transition.failure is not None and transition.state not in (COMPLETED, FAILED):
+        activity = job.activity_made()
+        activity.attempts = with_ended_attempt(activity.attempts, job, transition)
     job.state = transition.state
     job.attempt, job.crashes = transition.attempt, transition.crashes
     if transition.state in (COMPLETED, FAILED):

@@ -66,10 +66,10 @@ def record(batch: Batch, model: Model, step: str, place: int, number: int) -> No
         batch.accept([new(place)], None)
         model.jobs[place] = ("queued", 0, b"0")
         return
-    state, attempt, result = model.jobs[place]
+    state, attempt, _ = model.jobs[place]
     if step == "start":
-        batch.start(place, attempt + 1, 5.0)
-        model.jobs[place] = ("running", attempt + 1, result)
+        batch.change(place, changing("running", attempt + 1, number))
+        model.jobs[place] = ("running", attempt + 1, b"%d" % number)
         return
     state = {"again": "queued", "revive": "queued"}.get(step, ("completed", "failed")[number % 2])
     columns = changing(state, attempt, number)

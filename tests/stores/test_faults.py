@@ -218,3 +218,20 @@ async def test_a_full_disk_does_not_fill_the_log(
     faults.error = None
     await start
     await store.close()
+
+
+@pytest.mark.parametrize("lost", ["jobs.db", "jobs.db-wal"])
+async def test_nothing_is_acknowledged_by_a_file_that_was_deleted(
+    tmp_path: Path, lost: str
+) -> None:
+    died: list[str] = []
+    store = make_store(tmp_path, on_fatal=died.append)
+    await store.open()
+    jobs = Jobs()
+    await kept(store, jobs.make())
+    (tmp_path / lost).unlink()
+    with pytest.raises(StoreUnavailable, match="deleted or replaced"):
+        await kept(store, jobs.make())
+    assert len(died) == 1
+    assert f"{lost} was deleted" in died[0]
+    await store.close()

@@ -31,6 +31,7 @@ def test_a_url_names_a_path_and_an_ack_mode() -> None:
         ("sqlite:///", "must name a file"),
         ("sqlite://jobs.db", "must name a file"),
         ("sqlite:///:memory:", "must name a file"),
+        ("sqlite:///jobs%00.db", "must name a file"),
         ("sqlite:///jobs.db?ack=never", "ack must be one of durable, os, memory, not 'never'"),
         ("sqlite:///jobs.db?mode=ro", "unknown option 'mode'; allowed: ack"),
     ],
@@ -38,6 +39,26 @@ def test_a_url_names_a_path_and_an_ack_mode() -> None:
 def test_a_wrong_url_is_refused(url: str, words: str) -> None:
     with pytest.raises(ConfigurationError, match=words):
         parse_url(url)
+
+
+async def test_damage_that_only_the_recovery_meets_is_refused_the_same_way(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = make_store(tmp_path)
+    await store.open()
+    jobs = Jobs()
+    await kept(store, *(jobs.make("mail", "x" * 1000) for _ in range(200)))
+    await store.close()
+    path = tmp_path / "jobs.db"
+    whole = path.read_bytes()
+    middle = len(whole) // 2 // 4096 * 4096
+    path.write_bytes(whole[:middle] + b"\xff" * 4096 * 4 + whole[middle + 4096 * 4 :])
+    monkeypatch.setattr("worker_runtime.stores.schema._CHECKED_BYTES_MAX", 0)  # as a large file
+    store = make_store(tmp_path)
+    with pytest.raises(ConfigurationError, match=r"damaged or not an SQLite file .* backup"):
+        await store.open()
+        await recovered(store)
+    await store.close()
 
 
 async def test_a_second_process_is_refused_and_told_who_holds_the_file(tmp_path: Path) -> None:

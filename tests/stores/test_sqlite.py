@@ -386,3 +386,46 @@ async def test_statistics_say_how_the_store_is(tmp_path: Path) -> None:
     assert figures["log_bytes"] > 0
     assert 0 < figures["last_commit_s"] < 10
     await store.close()
+
+
+async def test_jobs_that_arrive_in_successive_turns_of_the_loop_share_a_commit(
+    tmp_path: Path,
+) -> None:
+    faults = Faults()
+    store = make_store(tmp_path, connect=faults.connect)
+    await store.open()
+    jobs = Jobs()
+    faults.gate = threading.Event()
+    first = store.record_accepted([jobs.make()])
+    await asyncio.sleep(0.5)  # as long as the next batch may grow
+    faults.gate.set()
+    assert first is not None
+    await first
+    accepted = []
+    for _ in range(8):
+        accepted.append(store.record_accepted([jobs.make()]))
+        await asyncio.sleep(0)
+    for future in accepted:
+        assert future is not None
+        await future
+    assert (store.statistics()["commits"], len(rows(store, "id"))) == (2, 9)
+    await store.close()
+
+
+async def test_a_store_that_is_not_open_says_so_and_makes_no_file(tmp_path: Path) -> None:
+    store = make_store(tmp_path)
+
+    async def refused() -> None:
+        with pytest.raises(StoreUnavailable, match="not open"):
+            await store.find("job-1")
+        with pytest.raises(StoreUnavailable, match="not open"):
+            await store.delete(["job-1"])
+        with pytest.raises(StoreUnavailable, match="not open"):
+            async with store.transaction():
+                pytest.fail("entered")
+
+    await refused()
+    assert list(tmp_path.iterdir()) == []
+    await store.open()
+    await store.close()
+    await refused()

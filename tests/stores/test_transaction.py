@@ -99,6 +99,11 @@ async def test_a_failed_statement_can_be_caught_and_the_block_goes_on(store: Sql
         "DROP TABLE worker_jobs",
         "ALTER TABLE worker_jobs ADD COLUMN mine",
         "CREATE TRIGGER mine AFTER INSERT ON worker_jobs BEGIN SELECT 1; END",
+        "CREATE TEMP TRIGGER mine AFTER INSERT ON worker_jobs BEGIN SELECT 1; END",
+        "CREATE TEMP TABLE worker_jobs (mine)",
+        "CREATE TEMP VIEW Worker_Jobs AS SELECT 1",
+        "DROP INDEX worker_jobs_done",
+        "DELETE FROM worker_notes",
     ],
 )
 async def test_what_would_break_the_store_is_refused(store: SqliteStore, sql: str) -> None:
@@ -159,6 +164,36 @@ async def test_transactions_come_one_at_a_time(store: SqliteStore) -> None:
 
     await asyncio.gather(*(block(str(n)) for n in range(20)))
     assert len(await orders(store)) == 20
+
+
+async def test_a_transaction_inside_of_another_is_refused_at_once(store: SqliteStore) -> None:
+    async with store.transaction() as tx:
+        await tx.execute("INSERT INTO orders (item) VALUES ('tea')")
+        with pytest.raises(RuntimeError, match="open here already"):
+            async with store.transaction():
+                pytest.fail("entered")
+    assert await orders(store) == ["tea"]
+
+
+async def test_one_that_another_task_waits_for_ends_at_its_bound(store: SqliteStore) -> None:
+    with pytest.raises(TransactionExpired):
+        async with store.transaction(timeout_s=0.1) as tx:
+            await tx.execute("INSERT INTO orders (item) VALUES ('tea')")
+            assert await asyncio.create_task(orders(store)) == []
+
+
+async def test_a_cancel_before_the_beginning_holds_nothing_up(store: SqliteStore) -> None:
+    async def block() -> None:
+        async with store.transaction(timeout_s=60):
+            await asyncio.Event().wait()
+
+    running = asyncio.ensure_future(block())
+    await asyncio.sleep(0)  # it waits for the writer now
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await running
+    await asyncio.wait_for(kept(store, Jobs().make()), 20)
+    assert rows(store, "id") == [("job-1",)]
 
 
 async def test_use_after_the_end_is_refused(store: SqliteStore) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 
-from worker_runtime.stores.records import Columns, change_row, mark_started
+from worker_runtime.stores.records import Columns, change_row
 
 Row = list[Any]
 """The columns `records.ALL` of a row to be written whole; the first is the place."""
@@ -40,7 +40,6 @@ class Batch:
     new      rows that the file does not have yet
     revived  rows of ended jobs that run again, whether or not the file still has them
     changes  changing columns of rows that the file has
-    starts   (attempt, started_at) of rows that the file has, applied last
     ended    how many more ended jobs there are, by (queue, is_failed)
 
     Assumes that nothing is recorded of a job between a change of it and the commit of that change.
@@ -53,7 +52,6 @@ class Batch:
         "new",
         "revived",
         "start_futures",
-        "starts",
         "thens",
     )
 
@@ -61,33 +59,24 @@ class Batch:
         self.new: dict[int, Row] = {}
         self.revived: dict[int, Row] = {}
         self.changes: dict[int, Columns] = {}
-        self.starts: dict[int, tuple[int, float | None]] = {}
         self.ended: Counter[tuple[str, bool]] = Counter()
         self.accepts: list[Accept] = []
         self.start_futures: dict[int, asyncio.Future[None]] = {}
         self.thens: dict[int, Callable[[], None]] = {}
 
     def __len__(self) -> int:
-        return len(self.new) + len(self.revived) + len(self.changes) + len(self.starts)
+        return len(self.new) + len(self.revived) + len(self.changes)
 
     def accept(self, rows: Sequence[Row], future: asyncio.Future[None] | None) -> None:
-        places = [row[0] for row in rows]
-        self.new.update(zip(places, rows, strict=True))
-        self.accepts.append(Accept(places, future))
-
-    def start(self, place: int, attempt: int, started_at: float | None) -> None:
-        row = self.new.get(place)
-        if row is not None:
-            mark_started(row, attempt, started_at)
-        else:
-            self.starts[place] = (attempt, started_at)
+        for row in rows:
+            self.new[row[0]] = row
+        self.accepts.append(Accept([row[0] for row in rows], future))
 
     def change(self, place: int, columns: Columns) -> None:
         row = self.new.get(place)
         if row is not None:
             change_row(row, columns)
         else:
-            self.starts.pop(place, None)
             self.changes[place] = columns
 
     def revive(self, row: Row) -> None:
@@ -105,8 +94,6 @@ class Batch:
         self.revived.update(newer.revived)
         for place, columns in newer.changes.items():
             self.change(place, columns)
-        for place, (attempt, started_at) in newer.starts.items():
-            self.start(place, attempt, started_at)
         self.ended.update(newer.ended)
         self.accepts += newer.accepts
         self.start_futures.update(newer.start_futures)

@@ -9,6 +9,7 @@ import asyncio
 import functools
 import logging
 import sqlite3
+import time
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
@@ -40,20 +41,27 @@ class Journal:
         open_connection: Callable[[], sqlite3.Connection],
         *,
         retention: Retention,
+        find_loss: Callable[[], str | None],
         on_fatal: Callable[[str], None] = exit_now,
     ) -> None:
-        self.writer = Writer(open_connection, self, retention=retention, on_fatal=on_fatal)
+        self.writer = Writer(
+            open_connection, self, retention=retention, find_loss=find_loss, on_fatal=on_fatal
+        )
         self.unavailable: str | None = None
         self._batch = Batch()
         self._handed_over: list[Batch] = []
         self._is_scheduled = False
-        self._is_dead = self._is_closed = False
+        self._records = self._records_before = 0
+        self._leaves_by = 0.0
+        self._is_dead = False
+        self._is_closed = True
         self._returned = asyncio.Event()
 
     async def open(self) -> None:
         """Start the writer. Raises ConfigurationError."""
         self._loop = asyncio.get_running_loop()
         await self.writer.start()
+        self._is_closed = False
 
     def accept(self, rows: Sequence[Row], *, acknowledge_now: bool) -> asyncio.Future[None] | None:
         """Record new jobs. The future ends when they are kept; None, with `acknowledge_now`: they
@@ -70,12 +78,12 @@ class Journal:
             self._touch()
         return future
 
-    def start(self, place: int, attempt: int, started_at: float | None) -> asyncio.Future[None]:
+    def start(self, place: int, columns: Columns) -> asyncio.Future[None]:
         future = self._loop.create_future()
         if self._is_dead:
             future.set_exception(StoreUnavailable("the store has failed"))
             return future
-        self._batch.start(place, attempt, started_at)
+        self._batch.change(place, columns)
         self._batch.start_futures[place] = future
         self._touch()
         return future
@@ -114,7 +122,10 @@ class Journal:
         return None
 
     async def call(self, work: Callable[[sqlite3.Connection], T]) -> T:
-        """Run `work` on the writer's thread, after what was recorded before it."""
+        """Run `work` on the writer's thread, after what was recorded before it. Raises what it
+        raises, StoreUnavailable before `open` and after `close`."""
+        if self._is_closed:
+            raise StoreUnavailable("the store is not open")
         future: asyncio.Future[T] = self._loop.create_future()
         self._hand_over()
         self.writer.inbox.put(Request(work, future))
@@ -148,13 +159,24 @@ class Journal:
         return bool(len(self._batch) or self._handed_over or self.unavailable)
 
     def _touch(self) -> None:
-        """Hand the batch over, two turns of the loop from now: in the next one, the slots that a
-        new job has woken record its start, which then shares its row and its commit."""
+        """Hand the batch over after a turn of the loop that adds nothing to it, at the latest once
+        it has grown for as long as the last commit took.
+
+        In the next turn the slots that a new job has woken record its start, which then shares its
+        row and its commit; and callers that were answered together come back one after the other,
+        within a few turns. The bound lets some of them go on while the others' commit runs.
+        """
+        self._records += 1
         if not self._is_scheduled and len(self._handed_over) < _HANDED_OVER_MAX:
             self._is_scheduled = True
+            self._leaves_by = time.monotonic() + self.writer.last_commit_s
             self._loop.call_soon(self._loop.call_soon, self._flush)
 
     def _flush(self) -> None:
+        if self._records != self._records_before and time.monotonic() < self._leaves_by:
+            self._records_before = self._records
+            self._loop.call_soon(self._flush)
+            return
         self._is_scheduled = False
         if len(self._handed_over) < _HANDED_OVER_MAX:
             self._hand_over()

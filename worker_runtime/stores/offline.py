@@ -1,9 +1,11 @@
-"""Looking into a store's file without being its worker: read-only, whether or not one runs."""
+"""A store's file without its worker: looked at, whether or not one runs, or changed, alone."""
 
 from __future__ import annotations
 
+import math
 import os
 import sqlite3
+import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any, NoReturn
@@ -14,6 +16,7 @@ from worker_runtime.stores.archive import Archive
 from worker_runtime.stores.reader import Reader
 from worker_runtime.stores.retention import Retention
 from worker_runtime.stores.schema import refusal
+from worker_runtime.stores.sqlite import SqliteStore, SqliteStoreSettings
 
 
 @asynccontextmanager
@@ -21,10 +24,25 @@ async def open_offline(path: str) -> AsyncIterator[Archive]:
     """The jobs in the file, as last committed. Raises ConfigurationError where it has none."""
     _check(path)
     reader = Reader(path, _connect)
+    reader.open()
     try:
         yield Archive(reader, _refuse, Retention(count_max=0, ttl_s=0.0))
     finally:
         await reader.close()
+
+
+@asynccontextmanager
+async def open_alone(path: str) -> AsyncIterator[Archive]:
+    """The jobs in the file, to be changed: the lock keeps every worker away meanwhile. Raises
+    ConfigurationError, also where a worker has it open."""
+    _check(path)
+    settings = SqliteStoreSettings(path=path, kept_count_max=sys.maxsize, kept_ttl_s=math.inf)
+    store = SqliteStore(settings)
+    await store.open()
+    try:
+        yield store.archive
+    finally:
+        await store.close()
 
 
 def _connect(path: str) -> sqlite3.Connection:

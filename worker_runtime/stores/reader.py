@@ -13,16 +13,23 @@ from worker_runtime.stores.schema import Connect, open_reader
 
 
 class Reader:
-    """Sees every committed change and never holds up the writer."""
+    """Sees every committed change and never holds up the writer. To be opened before its use, so
+    that a look at a store that nobody has opened does not make its file."""
 
     def __init__(self, path: str, connect: Connect) -> None:
         self._path = path
         self._connect = connect
         self._connection: sqlite3.Connection | None = None
+        self._is_open = False
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="worker-runtime-reader")
 
+    def open(self) -> None:
+        self._is_open = True
+
     async def rows(self, sql: str, parameters: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
-        """Raises StoreUnavailable where the file cannot be read."""
+        """Raises StoreUnavailable where the file is not open or cannot be read."""
+        if not self._is_open:
+            raise StoreUnavailable("the store is not open")
         loop = asyncio.get_running_loop()
         try:
             return await loop.run_in_executor(self._thread, self._rows, sql, parameters)
@@ -30,6 +37,7 @@ class Reader:
             raise StoreUnavailable(f"the store cannot be read: {error}") from error
 
     async def close(self) -> None:
+        self._is_open = False
         loop = asyncio.get_running_loop()
         await loop.run_in_executor(self._thread, self._close)
         self._thread.shutdown()

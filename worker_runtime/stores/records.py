@@ -61,8 +61,6 @@ CHANGING = (
 )
 ALL = FIXED + CHANGING
 
-_STATE, _ATTEMPT, _STARTED_AT = map(ALL.index, ("state", "attempt", "started_at"))
-
 # Plain text: `State.value` is a Python-level property on 3.11, and too dear here.
 _STATES = {str(state): state for state in State}
 _SCHEDULED, _QUEUED, _RUNNING = str(SCHEDULED), str(QUEUED), str(RUNNING)
@@ -155,16 +153,23 @@ def new_row(job: Job, payload: bytes) -> list[Any]:
     ]
 
 
-def mark_started(row: list[Any], attempt: int, started_at: float | None) -> None:
-    """Change the row of a waiting job to that of a running one."""
-    row[_STATE] = _RUNNING
-    row[_ATTEMPT] = attempt
-    row[_STARTED_AT] = started_at
-
-
 def change_row(row: list[Any], columns: Columns) -> None:
     """Put changing columns into a whole row."""
     row[len(FIXED) :] = columns
+
+
+def started_columns(job: Job) -> Columns:
+    """What the start of its attempt makes of a waiting job."""
+    activity = job.activity
+    return (
+        _RUNNING,
+        job.attempt,
+        job.crashes,
+        job.due_at,
+        job.started_at,
+        *(None, None, None, None),
+        None if activity is None else _encoded_activity(activity, activity.attempts),
+    )
 
 
 def changed_columns(job: Job, transition: Transition) -> Columns:

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import sqlite3
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any
 
 import msgspec
 
-from worker_runtime.errors import ConfigurationError, InvalidArguments
+from worker_runtime.errors import ConfigurationError, InvalidArguments, StoreUnavailable
 from worker_runtime.job import FAILED, QUEUED, Failure, Job, Reason, Transition
 from worker_runtime.stores.batch import Batch
 from worker_runtime.stores.reader import Reader
 from worker_runtime.stores.records import ALL, Columns, changed_columns, decode_job
+from worker_runtime.stores.schema import refusal
 from worker_runtime.task import TaskDefinition
 
 Tasks = Callable[[str], TaskDefinition]
@@ -53,10 +55,10 @@ class Recovery:
     async def jobs(self) -> AsyncIterator[Sequence[Job]]:
         await self._count_crashes()
         # The next rows are read while the caller takes up these.
-        reading = asyncio.ensure_future(self._reader.rows(_WAITING, (0,)))
+        reading = asyncio.ensure_future(self._rows(_WAITING, (0,)))
         try:
             while rows := await reading:
-                reading = asyncio.ensure_future(self._reader.rows(_WAITING, (rows[-1][0],)))
+                reading = asyncio.ensure_future(self._rows(_WAITING, (rows[-1][0],)))
                 jobs = await self._decoded(rows)
                 if jobs:
                     yield jobs
@@ -65,11 +67,20 @@ class Recovery:
 
     async def _count_crashes(self) -> None:
         batch = Batch()
-        for row in await self._reader.rows(_RUNNING):
+        for row in await self._rows(_RUNNING):
             job = self._decode(row, checked=False)
             self._change(batch, job, after_crash(job, self._crashes_max, time.time()))
         if len(batch):
             await self._commit(batch)
+
+    async def _rows(self, sql: str, parameters: Sequence[Any] = ()) -> Sequence[Columns]:
+        """Raises ConfigurationError where the file turns out to be damaged only here."""
+        try:
+            return await self._reader.rows(sql, parameters)
+        except StoreUnavailable as error:
+            if isinstance(error.__cause__, sqlite3.Error):
+                raise refusal(self._path, error.__cause__) from error
+            raise
 
     async def _decoded(self, rows: Sequence[Columns]) -> list[Job]:
         jobs = []

@@ -17,7 +17,7 @@ Migration = Callable[[sqlite3.Connection], None]
 
 SQLITE_VERSION_MIN = (3, 35, 0)  # UPDATE ... FROM, RETURNING
 
-OUR_TABLES = frozenset({"worker_jobs", "worker_schema"})
+OUR_TABLES = frozenset({"worker_jobs", "worker_notes", "worker_schema"})
 
 # Above this size a check of the whole file would delay the start by seconds.
 _CHECKED_BYTES_MAX = 64 << 20

@@ -21,6 +21,7 @@ from worker_runtime.errors import ConfigurationError, InvalidArguments, PayloadT
 from worker_runtime.job import FAILED, TERMINAL_STATES, Job, State, Transition
 from worker_runtime.stores.archive import Archive
 from worker_runtime.stores.batch import Batch, Row
+from worker_runtime.stores.file_in_place import FileInPlace
 from worker_runtime.stores.file_lock import FileLock
 from worker_runtime.stores.journal import Journal
 from worker_runtime.stores.reader import Reader
@@ -29,10 +30,11 @@ from worker_runtime.stores.records import (
     changed_columns,
     encode_payload,
     new_row,
+    started_columns,
 )
 from worker_runtime.stores.recovery import Recovery
 from worker_runtime.stores.retention import Retention
-from worker_runtime.stores.schema import Connect, connect_default, open_writer
+from worker_runtime.stores.schema import Connect, connect_default, open_writer, refusal
 from worker_runtime.stores.statements import write
 from worker_runtime.stores.transaction import StoreTransaction, open_transaction
 from worker_runtime.stores.writer import exit_now
@@ -64,7 +66,7 @@ def parse_url(url: str) -> tuple[str, Ack]:
     """The path and the ack mode in `url`. Raises ConfigurationError."""
     rest, _, query = url.removeprefix("sqlite://").partition("?")
     path = unquote(rest.removeprefix("/"))
-    if not url.startswith("sqlite:///") or not path or path == ":memory:":
+    if not url.startswith("sqlite:///") or not path or path == ":memory:" or "\0" in path:
         raise ConfigurationError(
             f"store={url!r}: must name a file, sqlite:///relative/path or sqlite:////absolute/path"
         )
@@ -100,10 +102,15 @@ class SqliteStore:
         self._lock = FileLock(self.path + ".lock")
         self._connect = connect
         self._retention = Retention(count_max=settings.kept_count_max, ttl_s=settings.kept_ttl_s)
-        self._journal = Journal(self._open_writer, retention=self._retention, on_fatal=on_fatal)
+        self._file = FileInPlace(self.path)
+        self._journal = Journal(
+            self._open_writer,
+            retention=self._retention,
+            find_loss=self._file.find_loss,
+            on_fatal=on_fatal,
+        )
         self._reader = Reader(self.path, connect)
         self.archive = Archive(self._reader, self._journal.call, self._retention)
-        self._transaction_gate = asyncio.Lock()
         self._is_open = False
 
     # Life
@@ -112,9 +119,12 @@ class SqliteStore:
         self._lock.acquire()
         try:
             await self._journal.open()
+            self._reader.open()
             rows = await self._reader.rows("SELECT max(place) FROM worker_jobs")
-        except BaseException:
+        except BaseException as error:
             self._lock.release()
+            if isinstance(error, sqlite3.Error):  # damaged where only counting its rows saw it
+                raise refusal(self.path, error) from error
             raise
         self.last_order = rows[0][0] or 0
         self._is_open = True
@@ -155,7 +165,7 @@ class SqliteStore:
             await acceptance
 
     def record_started(self, job: Job) -> asyncio.Future[None]:
-        return self._journal.start(job.order, job.attempt, job.started_at)
+        return self._journal.start(job.order, started_columns(job))
 
     def record_transition(self, job: Job, transition: Transition, then: Callable[[], None]) -> None:
         columns = changed_columns(job, transition)
@@ -176,10 +186,7 @@ class SqliteStore:
         Other jobs wait for its end, at most `timeout_s` seconds, before they are acknowledged.
         Raises what `open_transaction` raises.
         """
-        async with (
-            self._transaction_gate,
-            open_transaction(self._journal.call, self._new_row, timeout_s) as session,
-        ):
+        async with open_transaction(self._journal.call, self._new_row, timeout_s) as session:
             yield session
 
     # Look
@@ -236,7 +243,9 @@ class SqliteStore:
 
     def _open_writer(self) -> sqlite3.Connection:
         is_durable = self.settings.ack == "durable"
-        return open_writer(self.path, is_durable=is_durable, connect=self._connect)
+        connection = open_writer(self.path, is_durable=is_durable, connect=self._connect)
+        self._file.remember()
+        return connection
 
     def _new_row(self, job: Job) -> Row:
         return new_row(job, encode_payload(job, self.settings.payload_bytes_max))

@@ -23,31 +23,30 @@ _SIZE_MAX = _SIZES[-1]
 _Statement = tuple[str, list[Any]]
 
 
-def _row(width: int) -> str:
-    return f"({', '.join('?' * width)})"
+def _values(width: int, size: int) -> str:
+    row = f"({', '.join('?' * width)})"
+    return ", ".join([row] * size)
 
 
-def _inserts(size: int) -> str:
-    values = ", ".join([_row(len(ALL))] * size)
+def _insertion(size: int) -> str:
     return (
         f"INSERT INTO worker_jobs ({', '.join(ALL)}) "
-        f"SELECT * FROM (VALUES {values}) WHERE column1 IS NOT NULL"
+        f"SELECT * FROM (VALUES {_values(len(ALL), size)}) WHERE column1 IS NOT NULL"
     )
 
 
-# A terminal state never changes: the guard is part of every statement that changes a row.
-def _updates(columns: Sequence[str], fixed: str, size: int) -> str:
-    assignments = ", ".join(f"{name} = v.column{n}" for n, name in enumerate(columns, start=2))
-    values = ", ".join([_row(len(columns) + 1)] * size)
+# A terminal state never changes: the guard is part of the statement that changes rows.
+def _change(size: int) -> str:
+    assignments = ", ".join(f"{name} = v.column{n}" for n, name in enumerate(CHANGING, start=2))
     return (
-        f"UPDATE worker_jobs SET {fixed}{assignments} FROM (VALUES {values}) AS v "
+        f"UPDATE worker_jobs SET {assignments} "
+        f"FROM (VALUES {_values(1 + len(CHANGING), size)}) AS v "
         "WHERE worker_jobs.place = v.column1 AND worker_jobs.ended_at IS NULL"
     )
 
 
-_INSERT = {size: _inserts(size) for size in _SIZES}
-_CHANGE = {size: _updates(CHANGING, "", size) for size in _SIZES}
-_START = {size: _updates(("attempt", "started_at"), "state = 'running', ", size) for size in _SIZES}
+_INSERT = {size: _insertion(size) for size in _SIZES}
+_CHANGE = {size: _change(size) for size in _SIZES}
 
 
 def _in_sizes(statements: dict[int, str], rows: Sequence[Sequence[Any]]) -> Iterator[_Statement]:
@@ -66,22 +65,16 @@ def write(connection: sqlite3.Connection, batch: Batch) -> set[int]:
     Returns the places of started jobs that the file does not have: they were never accepted.
     Raises sqlite3.Error, and then nothing of the batch is in the file.
     """
-    starts = [(place, *start) for place, start in batch.starts.items()]
-    statements = [
-        *_insertions(batch.new.values()),
-        *_in_sizes(_CHANGE, [(place, *row) for place, row in batch.changes.items()]),
-    ]
-    if len(statements) == 1 and not starts and not batch.revived:
-        connection.execute(*statements[0])  # a transaction of its own
-        return set()
-    with Transaction(connection):
-        revived = _revive(connection, batch)
-        for statement in statements:
-            connection.execute(*statement)
-        started = sum(connection.execute(*s).rowcount for s in _in_sizes(_START, starts))
-        missing = set() if started == len(starts) else _missing(connection, batch)
-    batch.ended.subtract(revived)
-    return missing
+    changes = [(place, *columns) for place, columns in batch.changes.items()]
+    statements = [*_insertions(batch.new.values()), *_in_sizes(_CHANGE, changes)]
+    if len(statements) == 1 and not batch.revived:  # a transaction of its own
+        written = connection.execute(*statements[0]).rowcount
+    else:
+        with Transaction(connection):
+            revived = _revive(connection, batch)
+            written = sum(connection.execute(*statement).rowcount for statement in statements)
+        batch.ended.subtract(revived)
+    return set() if written == len(batch.new) + len(changes) else _missing(connection, batch)
 
 
 def insert(connection: sqlite3.Connection, rows: Iterable[Row]) -> None:
@@ -108,11 +101,13 @@ def _revive(connection: sqlite3.Connection, batch: Batch) -> Counter[tuple[str, 
 
 
 def _missing(connection: sqlite3.Connection, batch: Batch) -> set[int]:
+    starts = [place for place in batch.start_futures if place in batch.changes]
     return {
         place
-        for place in batch.starts
+        for place in starts
         if not connection.execute(
-            "SELECT 1 FROM worker_jobs WHERE place = ? AND state = 'running'", (place,)
+            "SELECT 1 FROM worker_jobs WHERE place = ? AND state = ?",
+            (place, batch.changes[place][0]),
         ).fetchone()
     }
 

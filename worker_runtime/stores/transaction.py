@@ -7,6 +7,7 @@ import sqlite3
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
+from contextvars import ContextVar
 from queue import Empty, SimpleQueue
 from typing import Any
 
@@ -28,17 +29,27 @@ _FORBIDDEN = frozenset(
         sqlite3.SQLITE_DETACH,
     }
 )
-_WRITES = frozenset(
+# Refused where they name one of our tables: what writes it, changes it, or hides it behind a
+# temporary one of the same name on this connection.
+_HARMFUL = frozenset(
     {
         sqlite3.SQLITE_INSERT,
         sqlite3.SQLITE_UPDATE,
         sqlite3.SQLITE_DELETE,
-        sqlite3.SQLITE_DROP_TABLE,
         sqlite3.SQLITE_ALTER_TABLE,
         sqlite3.SQLITE_CREATE_INDEX,
+        sqlite3.SQLITE_CREATE_TEMP_INDEX,
+        sqlite3.SQLITE_CREATE_TEMP_TABLE,
+        sqlite3.SQLITE_CREATE_TEMP_TRIGGER,
+        sqlite3.SQLITE_CREATE_TEMP_VIEW,
         sqlite3.SQLITE_CREATE_TRIGGER,
+        sqlite3.SQLITE_CREATE_VTABLE,
+        sqlite3.SQLITE_DROP_INDEX,
+        sqlite3.SQLITE_DROP_TABLE,
     }
 )
+
+_open_here: ContextVar[StoreTransaction | None] = ContextVar("open_transaction", default=None)
 
 
 class StoreTransaction:
@@ -57,6 +68,7 @@ class StoreTransaction:
         self._steps: SimpleQueue[tuple[Work | None, asyncio.Future[Any] | None]] = SimpleQueue()
         self._pending: set[asyncio.Future[Any]] = set()
         self._closed: str | None = None
+        self._owner = asyncio.current_task()
         self._is_ours = False
         self._thens: list[Callable[[], None]] = []
         self.began: asyncio.Future[None] = loop.create_future()
@@ -110,6 +122,10 @@ class StoreTransaction:
             return await future
         finally:
             self._pending.discard(future)
+
+    @property
+    def is_open_in_this_task(self) -> bool:
+        return self._closed is None and self._owner is asyncio.current_task()
 
     def finish(self, *, commit: bool) -> None:
         """Tell the writer to commit or roll back after the steps so far."""
@@ -165,7 +181,7 @@ class StoreTransaction:
     def _authorize(self, action: int, one: str | None, two: str | None, *where: Any) -> int:
         if self._is_ours:
             return sqlite3.SQLITE_OK
-        touches_ours = action in _WRITES and any(
+        touches_ours = action in _HARMFUL and any(
             name is not None and name.lower() in OUR_TABLES for name in (one, two)
         )
         return sqlite3.SQLITE_DENY if action in _FORBIDDEN or touches_ours else sqlite3.SQLITE_OK
@@ -188,15 +204,20 @@ async def open_transaction(
     """Begin, and at the end of the block commit; roll back where it raises.
 
     `serve` runs a function on the writer's thread. Raises StoreUnavailable when there is no space,
-    TransactionExpired when the block took too long; then nothing of it is kept.
+    TransactionExpired when the block took too long; then nothing of it is kept. RuntimeError inside
+    of another one's block, whose end it would wait for.
     """
+    outer = _open_here.get()
+    if outer is not None and outer.is_open_in_this_task:
+        raise RuntimeError("a transaction is open here already, and one does not fit into another")
     session = StoreTransaction(asyncio.get_running_loop(), new_row, timeout_s)
+    _open_here.set(session)
     served = asyncio.ensure_future(serve(session.serve))
     served.add_done_callback(lambda done: _tell(session, done))
-    await asyncio.wait((served, session.began), return_when=asyncio.FIRST_COMPLETED)
-    if served.done():
-        _result(served)
     try:
+        await asyncio.wait((served, session.began), return_when=asyncio.FIRST_COMPLETED)
+        if served.done():
+            _result(served)
         yield session
     except BaseException:
         session.finish(commit=False)

@@ -90,8 +90,9 @@ class Listener(Protocol):
 
 class Writer:
     """Guarantees: batches are committed in the order they came; a full disk, or another program's
-    lock, refuses new jobs and keeps everything else until it passes; any other failure of the file
-    calls `on_fatal`, and nothing is committed after it."""
+    lock, refuses new jobs and keeps everything else until it passes; any other failure of the file,
+    or a commit after which `find_loss` says that it is not in place, calls `on_fatal`, and nothing
+    is committed or acknowledged after it."""
 
     def __init__(
         self,
@@ -99,11 +100,13 @@ class Writer:
         listener: Listener,
         *,
         retention: Retention,
+        find_loss: Callable[[], str | None],
         on_fatal: Callable[[str], None],
     ) -> None:
         self._open_connection = open_connection
         self._listener = listener
         self._retention = retention
+        self._find_loss = find_loss
         self._on_fatal = on_fatal
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
@@ -191,6 +194,8 @@ class Writer:
             else:
                 self._keep_back(batch, handed_over, reason)
             return
+        if self._is_lost():
+            return
         self._kept = None
         self.last_commit_s = time.perf_counter() - began_at
         self._count(len(batch))
@@ -234,8 +239,17 @@ class Writer:
         except BaseException as error:
             self._post(settle, request.future, None, error)
         else:
+            if self._is_lost():
+                self._post(settle, request.future, None, StoreUnavailable("the store has failed"))
+                return
             self._count(1)
             self._post(settle, request.future, value, None)
+
+    def _is_lost(self) -> bool:
+        loss = self._find_loss()
+        if loss is not None:
+            self._die(loss)
+        return loss is not None
 
     def _count(self, rows: int) -> None:
         self.commits += 1
