@@ -18,6 +18,7 @@ from worker_runtime.arq_worker import ArqWorker
 from worker_runtime.errors import ConfigurationError
 from worker_runtime.log_setup import configure_logging
 from worker_runtime.settings import Settings
+from worker_runtime.stop_signals import StopRequest
 from worker_runtime.stores.arq_wire import HEALTH_SUFFIX
 from worker_runtime.stores.redis_link import close_client, exceptions
 
@@ -39,7 +40,7 @@ def run(
         return server.serve(workers[0].runtime, workers[0].runtime.settings)
     stop_within_s = max(worker.runtime.settings.stop_within_s for worker in workers)
 
-    async def main(stopping: asyncio.Event) -> None:
+    async def main(stopping: StopRequest) -> None:
         started: list[ArqWorker] = []
         stopped = asyncio.ensure_future(stopping.wait())
         drained = None
@@ -50,7 +51,7 @@ def run(
             drained = asyncio.ensure_future(_drained(workers))
             await asyncio.wait((stopped, drained), return_when=asyncio.FIRST_COMPLETED)
         finally:
-            cause = "signal" if stopping.is_set() else "burst end"
+            cause = stopping.cause or "burst end"
             stopped.cancel()
             if drained is not None:
                 drained.cancel()

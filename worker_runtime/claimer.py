@@ -256,7 +256,7 @@ class Claimer:
     async def _tend(self) -> None:
         while True:
             try:
-                async with asyncio.timeout(POLL_MAX_S):
+                async with asyncio.timeout(min(POLL_MAX_S, self._poll_max_s)):
                     await self._aborts_news.wait()
             except TimeoutError:
                 pass
@@ -275,9 +275,9 @@ class Claimer:
         if not held:
             return
         pipe = self._store.client.pipeline(transaction=True)
+        pipe.zrange(ABORT_KEY, 0, -1, withscores=True)  # before the purge: clocks differ
         pipe.zremrangebyscore(ABORT_KEY, "-inf", time.time() * 1000 - ABORT_AGE_MAX_MS)
-        pipe.zrange(ABORT_KEY, 0, -1, withscores=True)
-        _, asked = await pipe.execute()
+        asked, _ = await pipe.execute()
         obeyed = []
         for raw, asked_ms in asked:
             lease = held.get(raw.decode())
