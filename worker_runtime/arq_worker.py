@@ -8,7 +8,6 @@ import functools
 import inspect
 import logging
 import re
-import reprlib
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -19,6 +18,7 @@ import msgspec
 
 from worker_runtime.arq import ArqRedis, create_pool
 from worker_runtime.arq_cron import CronLoop
+from worker_runtime.arq_log import bounded_repr, extra_of, log_redis_info, truncate
 from worker_runtime.arq_settings import ArqFunction, read_settings
 from worker_runtime.context import JobContext
 from worker_runtime.errors import ExecutorFailure, JobInterrupted, RunAgain
@@ -36,14 +36,13 @@ from worker_runtime.settings import QueueSettings, Settings
 from worker_runtime.shared import SharedSetup
 from worker_runtime.stores.arq_wire import CRON_HOLD_MS, Wire
 from worker_runtime.stores.redis import RedisStore
-from worker_runtime.stores.redis_link import close_client, exceptions
+from worker_runtime.stores.redis_link import close_client
 from worker_runtime.stores.redis_manner import Manner
 from worker_runtime.task import NO_RETRY, policy_of, task
 
 logger = logging.getLogger("arq.worker")
 
 _LATE_MS = 1200
-_SHOWN_CHARS = 80
 
 
 class _Run:
@@ -74,7 +73,7 @@ class ArqWorker(Manner):
         self.ctx: dict[Any, Any] = arq.ctx or {}
         self._runs: dict[str, _Run] = {}
         self._after: dict[str, asyncio.Task[None]] = {}
-        self._shown = _bounded_repr()
+        self._shown = bounded_repr()
         self.has_after_end = arq.after_job_end is not None
         wire = Wire(arq.job_serializer, arq.job_deserializer, unsafe_pickle=arq.unsafe_pickle)
         base = settings or Settings.from_environment()
@@ -164,7 +163,7 @@ class ArqWorker(Manner):
         )
         names = ", ".join(self.functions)
         logger.info("Starting worker for %d functions: %s", len(self.functions), names)
-        await _log_redis_info(pool)
+        await log_redis_info(pool)
         self.ctx["redis"] = pool
         cron = CronLoop(arq.crons, functools.partial(_enqueue_cron, pool), arq.timezone)
         try:
@@ -316,7 +315,7 @@ class ArqWorker(Manner):
         if transition.state is COMPLETED:
             if logger.isEnabledFor(logging.INFO):
                 is_shown = self.settings.log_results and transition.value is not None
-                result = _truncate(self._shown.repr(transition.value)) if is_shown else ""
+                result = truncate(self._shown.repr(transition.value)) if is_shown else ""
                 logger.info("%6.2fs ← %s ● %s", taken_s, run.ref, result)
         elif transition.state in (QUEUED, SCHEDULED):
             if run.retry_s is not None:
@@ -336,31 +335,13 @@ class ArqWorker(Manner):
                 failure.error_type,
                 failure.error,
                 exc_info=error if isinstance(error, Exception) else None,
-                extra={"extra": _extra_of(error)},
+                extra={"extra": extra_of(error)},
             )
 
     def _arguments(self, job: Job) -> str:
         shown = [self._shown.repr(value) for value in job.args]
         shown += [f"{k}={self._shown.repr(v)}" for k, v in sorted((job.kwargs or {}).items())]
-        return _truncate(", ".join(shown))
-
-
-def _bounded_repr() -> reprlib.Repr:
-    """A repr whose cost is bounded: a small pickle can hold a value with an endless one."""
-    shown = reprlib.Repr()
-    shown.maxstring = shown.maxother = shown.maxlong = 4 * _SHOWN_CHARS
-    shown.maxdict = shown.maxlist = shown.maxtuple = shown.maxset = 20
-    return shown
-
-
-def _truncate(text: str) -> str:
-    return text if len(text) <= _SHOWN_CHARS else text[: _SHOWN_CHARS - 1] + "…"
-
-
-def _extra_of(error: Any) -> Any:
-    """What an exception wants to have logged with it, as arq asks for it."""
-    extra = getattr(error, "extra", None)
-    return extra() if callable(extra) else extra
+        return truncate(", ".join(shown))
 
 
 def _takes_positional(function: Callable[..., Any]) -> bool:
@@ -389,18 +370,3 @@ async def _enqueue_cron(
     pool: ArqRedis, function: str, job_id: str | None, defer_until: datetime | None
 ) -> None:
     await pool.enqueue_job(function, _job_id=job_id, _defer_until=defer_until)
-
-
-async def _log_redis_info(pool: ArqRedis) -> None:
-    try:
-        info, keys = await pool.info(), await pool.dbsize()
-    except (exceptions.RedisError, OSError) as error:
-        logger.warning("redis info: %s", error)
-        return
-    logger.info(
-        "redis_version=%s mem_usage=%s clients_connected=%s db_keys=%s",
-        info.get("redis_version", "?"),
-        info.get("used_memory_human", "?"),
-        info.get("connected_clients", "?"),
-        keys,
-    )

@@ -38,8 +38,8 @@ Middleware = Callable[[JobContext, Callable[[], Awaitable[Any]]], Awaitable[Any]
 class Attempts:
     """Runs attempts: knows the executors, the middleware and the state that contexts carry.
 
-    keeps_late_ends  what a stopped attempt returns or raises of its own counts, whatever stopped it;
-                     else a cancel and a timeout have the last word
+    keeps_late_ends  what a stopped attempt returns or raises of its own counts, whatever stopped
+                     it; else a cancel and a timeout have the last word
     """
 
     def __init__(

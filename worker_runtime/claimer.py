@@ -29,6 +29,8 @@ _POLL_MIN_S = 0.01
 _BACKOFF_FIRST_S = 0.05
 _BACKOFF_MAX_S = 1.0
 _CLAIM_MAX = 200
+# Longer than a worker that lives takes to renew its leases once Redis answers again.
+_OTHERS_FIRST_S = 1.0
 _PROGRESS_EVERY_S = 1.0
 # Attempts shorter than this are claimed ahead of free slots: a round trip costs more than they do.
 _SHORT_ATTEMPT_S = 0.05
@@ -189,6 +191,11 @@ class Claimer:
                 continue
             self._may_have_more[lane.name] = False  # before the claim: a wake meanwhile counts
             claims = await self._store.claim(lane.name, limit)
+            if claims.is_late:
+                logger.warning("Redis is back: results and leases of living workers go first")
+                await asyncio.sleep(_OTHERS_FIRST_S)
+                self.wake()
+                continue
             self.waiting[lane.name] = claims.waiting
             self._next_due[lane.name] = claims.next_due
             if len(claims.jobs) >= limit:
