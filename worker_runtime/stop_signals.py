@@ -36,8 +36,8 @@ class StopSignals:
     """Handles the stop signals for the length of a `with` block, then restores what was there.
 
     The first signal calls `on_stop` with its name on the loop. A second one, unless it is an echo
-    of the first, ends the process at once with exit code 128 plus its number. If the block has not ended
-    `ends_within_s` seconds after the first, the process ends with exit code 1.
+    of the first, ends the process at once with exit code 128 plus its number. If the block has not
+    ended `ends_within_s` seconds after the first, the process ends with exit code 1.
 
     These are Python's own handlers rather than `loop.add_signal_handler`, because a job that blocks
     the loop would make the process deaf to the latter. Assumes the main thread.
