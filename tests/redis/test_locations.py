@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import redis
 
 from tests.helpers import eventually
 from tests.redis.redis_server import RedisServer, free_port, redis_binary
@@ -15,7 +16,7 @@ from worker_runtime import ConfigurationError, Runtime, task
 from worker_runtime.arq import RedisSettings, create_pool
 from worker_runtime.arq_worker import ArqWorker
 from worker_runtime.stores.redis import RedisStore
-from worker_runtime.stores.redis_link import RedisLocation
+from worker_runtime.stores.redis_link import RedisLocation, close_client
 
 
 @task
@@ -78,10 +79,8 @@ def certificates(tmp_path: Path) -> dict[str, str]:
 
 
 async def test_tls(own_server: Any, certificates: dict[str, str]) -> None:
-    help_text = subprocess.run(
-        [redis_binary(), "--tls-port", "x"], capture_output=True, check=False
-    ).stdout
-    if b"Bad directive" in help_text:
+    told = subprocess.run([redis_binary(), "--tls-port", "x"], capture_output=True, check=False)
+    if b"Bad directive" in told.stdout + told.stderr:
         pytest.skip("this redis-server was built without TLS")
     port = free_port()
     own_server(
@@ -130,6 +129,15 @@ async def test_sentinel_finds_the_master_also_after_a_failover(
         add.__qualname__ = "add"
         with replica.client() as client:
             await eventually(lambda: client.info("replication")["master_link_status"] == "up", 20)
+        with redis.Redis(port=port) as client:  # it must know the replica before it can choose it
+
+            def knows_the_replica() -> bool:
+                try:
+                    return bool(client.sentinel_slaves("plant"))
+                except redis.RedisError:
+                    return False
+
+            await eventually(knows_the_replica, 30)
         async with ArqWorker({"functions": [add], "redis_settings": settings, "lease_s": 2}):
             pool = await create_pool(settings)
             job = await pool.enqueue_job("add", 1)
@@ -148,7 +156,7 @@ async def test_sentinel_finds_the_master_also_after_a_failover(
             await eventually(accepted, 40)
             with replica.client() as client:
                 await eventually(lambda: bool(client.exists("arq:result:after")), 40)
-            await pool.aclose()
+            await close_client(pool)
     finally:
         sentinel.kill()
         sentinel.wait()

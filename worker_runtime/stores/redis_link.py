@@ -133,6 +133,8 @@ class RedisLocation(msgspec.Struct, frozen=True, kw_only=True):
         """An asyncio client, of `kind` where given; it connects on its first command."""
         kind = kind or async_redis.Redis
         if self.sentinel:
+            # A pool that follows the master has no such mode, and hands options to connections.
+            options.pop("single_connection_client", None)
             sentinel = AsyncSentinel(self.host, **self._tls())  # type: ignore[no-untyped-call]
             return sentinel.master_for(
                 self.sentinel_master, redis_class=kind, **self._common(), **options
@@ -275,8 +277,11 @@ async def end_tasks(tasks: Iterable[asyncio.Task[None]]) -> None:
 
 
 async def close_client(client: Any) -> None:
-    """Close an asyncio client; redis-py 4 has another name for it than 5."""
-    await (client.aclose() if hasattr(client, "aclose") else client.close())
+    """Close an asyncio client, with those that ask the Sentinels for it; redis-py 4 has another
+    name for it than 5."""
+    manager = getattr(client.connection_pool, "sentinel_manager", None)
+    for each in (client, *(manager.sentinels if manager is not None else ())):
+        await (each.aclose() if hasattr(each, "aclose") else each.close())
 
 
 async def drop_connections(client: Any) -> None:
