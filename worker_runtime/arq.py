@@ -9,6 +9,7 @@ plain data only (`unsafe_pickle=True` reads the rest), and a worker of ours that
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -76,6 +77,9 @@ __all__ = [
     "cron",
     "func",
 ]
+
+
+logger = logging.getLogger("arq.connections")
 
 
 class JobStatus(StrEnum):
@@ -291,10 +295,17 @@ async def create_pool(
         try:
             await pool.ping()
             break
-        except (exceptions.RedisError, OSError):
+        except (exceptions.RedisError, OSError) as error:
             if not left:
                 await close_client(pool)
                 raise
+            logger.warning(
+                "redis connection error %s %s %s, %d retries remaining...",
+                location.shown,
+                type(error).__name__,
+                error,
+                left,
+            )
             await asyncio.sleep(location.conn_retry_delay)
     return pool
 

@@ -4,6 +4,7 @@ lines, around the same dispatcher, attempts and finisher as every other runtime.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import inspect
 import logging
@@ -138,13 +139,28 @@ class ArqWorker(Manner):
     async def stop(self, within_s: float | None = None, cause: str | None = None) -> None:
         """Stop as `Runtime.stop`: by default running jobs may end for `job_completion_wait` s."""
         if cause is not None:
-            s, waits = self.store, self.settings.job_completion_wait > 0
-            if waits:
-                logger.info("Setting allow_pick_jobs to `False`")
-            text = "shutdown on %s ◆ %d jobs complete ◆ %d failed ◆ %d retries ◆ %d "
-            text += "to be completed" if waits else "ongoing to cancel"
-            logger.info(text, cause, s.completed, s.failed, s.retried, len(self._runs))
+            within_s = await self._say_farewell(cause, within_s)
         await self.runtime.stop(within_s)
+
+    async def _say_farewell(self, cause: str, within_s: float | None) -> float | None:
+        """Log what arq logs when it stops, and wait for running jobs where the settings say so."""
+        wait_s, text = self.settings.job_completion_wait, "shutdown on %s ◆ "
+        if wait_s > 0:
+            logger.info("Setting allow_pick_jobs to `False`")
+            self._log_counts(text, cause, "to be completed")
+            self.runtime.quiet()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(wait_s):
+                    await self.runtime.parts.dispatcher.wait_none_running()
+            text, within_s = "shutdown on %s, wait complete ◆ ", 0.0
+        self._log_counts(text, cause, "ongoing to cancel")
+        return within_s
+
+    def _log_counts(self, text: str, cause: str, what: str) -> None:
+        s = self.store
+        running = sum(len(lane.running) for lane in self.runtime.parts.lanes.values())
+        text += f"%d jobs complete ◆ %d failed ◆ %d retries ◆ %d {what}"
+        logger.info(text, cause, s.completed, s.failed, s.retried, running)
 
     async def drain(self) -> None:
         """Wait until the queue is empty, deferred jobs included, or `max_burst_jobs` have run."""

@@ -7,7 +7,7 @@ import subprocess
 from pathlib import Path
 
 from tests.helpers import eventually
-from tests.redis.arq_env import NEWEST, arq_python, environment
+from tests.redis.arq_env import NEWEST, arq_python, ask, environment, start_our_worker
 from tests.redis.redis_server import RedisServer
 
 
@@ -40,3 +40,22 @@ async def test_no_burst_wins_over_the_class(server: RedisServer, tmp_path: Path)
         worker.kill()
         worker.wait()
     assert "shutdown on SIGTERM" in path.read_text()
+
+
+async def test_a_patient_worker_says_what_it_waits_for(server: RedisServer, tmp_path: Path) -> None:
+    path = tmp_path / "log"
+    worker = start_our_worker(NEWEST, server.port, "PatientSettings", log=path)
+    try:
+        [job_id] = ask(NEWEST, server.port, "enqueue", "sleep", 1, 2)
+        with server.client() as client:
+            await eventually(lambda: client.llen("starts") == 1, 30)
+            worker.send_signal(signal.SIGTERM)
+            assert worker.wait(30) == 0
+            assert client.exists(f"arq:result:{job_id}")
+    finally:
+        worker.kill()
+        worker.wait()
+    text = path.read_text()
+    assert "Setting allow_pick_jobs to `False`" in text
+    assert "shutdown on SIGTERM ◆ 0 jobs complete ◆ 0 failed ◆ 0 retries ◆ 1 to be comp" in text
+    assert "shutdown on SIGTERM, wait complete ◆ 1 jobs complete ◆ 0 failed" in text

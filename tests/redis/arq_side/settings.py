@@ -101,3 +101,12 @@ LOG_DICT = {
     "handlers": {"own": {"class": "logging.StreamHandler", "formatter": "own"}},
     "loggers": {"arq": {"handlers": ["own"], "level": "INFO"}},
 }
+
+
+class PatientSettings:
+    """Lets running jobs end when it is stopped."""
+
+    functions = [sleep]
+    redis_settings = WorkerSettings.redis_settings
+    poll_delay = 0.05
+    job_completion_wait = 30
