@@ -177,6 +177,8 @@ async def test_cancelling_a_waiting_job_ends_it(server: RedisServer) -> None:
         with pytest.raises(JobCancelled):
             await job.result(timeout_s=5)
         assert not await runtime.cancel(job.id)
+        found = (await runtime.find(job.id)).job
+        assert (found.attempt, found.started_at) == (0, None), "it never ran"
     with server.client() as client:
         assert client.zcard("arq:queue") == 0
 
