@@ -59,8 +59,11 @@ class Acceptance:
     async def _accept_shared(
         self, shared: SharedQueues, options: EnqueueOptions, call: Call[Any]
     ) -> Accepted:
-        if options.unique is not None or options.parents:
-            raise InvalidJob("unique_key and after do not work with a Redis store")
+        if options.unique is not None:
+            raise InvalidJob(
+                "unique_key does not work with a Redis store; give the job a job_id of its own"
+            )
+        _refuse_parents(options)
         job = self._intake.make(call.task, call.args, call.kwargs, options)
         self._intake.check_room(job, options)
         [accepted] = await shared.enqueue([job])
@@ -74,6 +77,7 @@ class Acceptance:
             raise InvalidJob("unique_key names one job; it cannot be given for many")
         jobs = self._intake.make_many(list(calls), options)
         if self._shared is not None:
+            _refuse_parents(options)
             return [job for job, _ in await self._shared.enqueue(jobs)] if jobs else []
         for job in jobs:
             self._intake.admit(job, options.parents)
@@ -236,3 +240,8 @@ class Acceptance:
 
 def _in_use(job: Job) -> JobConflict:
     return JobConflict(f"job id {job.id!r} is in use")
+
+
+def _refuse_parents(options: EnqueueOptions) -> None:
+    if options.parents:
+        raise InvalidJob("after does not work with a Redis store; enqueue from the job before it")

@@ -9,6 +9,7 @@ plain data only (`unsafe_pickle=True` reads the rest), and a worker of ours that
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -27,6 +28,14 @@ from worker_runtime.arq_declarations import (
     cron,
     func,
     milliseconds,
+)
+from worker_runtime.arq_errors import (
+    DeserializationError,
+    JobExecutionFailed,
+    ResultNotFound,
+    SerializationError,
+    made,
+    recognised,
 )
 from worker_runtime.stores.arq_wire import (
     ABORT_KEY,
@@ -70,20 +79,7 @@ __all__ = [
 ]
 
 
-class ResultNotFound(RuntimeError):
-    """The job is not in its queue, and no result of it is kept."""
-
-
-class SerializationError(RuntimeError):
-    """A job or result cannot be written or read."""
-
-
-class DeserializationError(SerializationError):
-    """A job or result cannot be read."""
-
-
-class JobExecutionFailed(RuntimeError):
-    """The worker ended the job without running it."""
+logger = logging.getLogger("arq.connections")
 
 
 class JobStatus(StrEnum):
@@ -122,6 +118,8 @@ class ArqRedis(async_redis.Redis):
     """redis-py's asyncio client with `enqueue_job`. Make it with `create_pool`."""
 
     wire = Wire()
+    job_serializer: Serializer | None = None
+    job_deserializer: Deserializer | None = None
     default_queue_name = DEFAULT_QUEUE_KEY
     expires_extra_ms = EXPIRES_EXTRA_MS
     _enqueue_script = Script("enqueue")
@@ -153,7 +151,8 @@ class ArqRedis(async_redis.Redis):
         try:
             payload = self.wire.encode_job(WireJob(function, args, kwargs, _job_try, now_ms))
         except Exception as error:  # whatever a serializer raises
-            raise SerializationError(f'unable to serialize job "{function}"') from error
+            text = f'unable to serialize job "{function}"'
+            raise made(SerializationError, text) from error
         [answer] = await self._enqueue_script.call(
             self, job_id, queue, score, expires_ms, payload, 0
         )
@@ -210,9 +209,10 @@ class Job:
             if data is not None:
                 return _value(_result(self._redis.wire, data, self.job_id))
             if score is None:
-                raise ResultNotFound(
+                raise made(
+                    ResultNotFound,
                     "Not waiting for job result because the job is not in queue. "
-                    "Is the worker function configured to keep result?"
+                    "Is the worker function configured to keep result?",
                 )
             if deadline is not None and time.monotonic() > deadline:
                 raise TimeoutError(f"job {self.job_id} has not ended within {timeout} s")
@@ -288,16 +288,24 @@ async def create_pool(
     location = RedisLocation() if settings_ is None else RedisLocation.from_attributes(settings_)
     pool: ArqRedis = location.connect(ArqRedis)
     pool.wire = Wire(job_serializer, job_deserializer, unsafe_pickle=unsafe_pickle)
+    pool.job_serializer, pool.job_deserializer = job_serializer, job_deserializer
     pool.default_queue_name = default_queue_name
     pool.expires_extra_ms = expires_extra_ms
     for left in range(location.conn_retries, -1, -1):
         try:
             await pool.ping()
             break
-        except (exceptions.RedisError, OSError):
+        except (exceptions.RedisError, OSError) as error:
             if not left:
                 await close_client(pool)
                 raise
+            logger.warning(
+                "redis connection error %s %s %s, %d retries remaining...",
+                location.shown,
+                type(error).__name__,
+                error,
+                left,
+            )
             await asyncio.sleep(location.conn_retry_delay)
     return pool
 
@@ -313,7 +321,7 @@ def _result(wire: Wire, data: bytes, job_id: str) -> JobResult:
         score=None,
         job_id=job_id,
         success=found.success,
-        result=found.value,
+        result=recognised(found.value),
         start_time=_datetime(found.started_ms),
         finish_time=_datetime(found.finished_ms),
         queue_name=found.queue_key,
@@ -325,7 +333,7 @@ def _value(found: JobResult) -> Any:
         return found.result
     if isinstance(found.result, Exception | asyncio.CancelledError):
         raise found.result
-    raise SerializationError(found.result)
+    raise made(SerializationError, found.result)
 
 
 def _job_def(found: WireJob, job_id: str, score: int | None) -> JobDef:
@@ -344,7 +352,7 @@ def _read(decode: Callable[[bytes], Any], data: bytes) -> Any:
     try:
         return decode(data)
     except Unreadable as error:
-        raise DeserializationError(str(error)) from error
+        raise made(DeserializationError, str(error)) from error
 
 
 def _datetime(milliseconds: int) -> datetime:

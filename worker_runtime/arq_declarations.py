@@ -54,7 +54,7 @@ class RedisSettings:
     @classmethod
     def from_dsn(cls, dsn: str) -> RedisSettings:
         """From `redis://`, `rediss://` or `unix://`. Raises ConfigurationError."""
-        found = RedisLocation.from_url(dsn)
+        found = RedisLocation.from_url(dsn, is_strict=False)
         shared = set(RedisLocation.__struct_fields__) - {"conn_timeout"}
         return cls(**{name: getattr(found, name) for name in shared})
 

@@ -13,11 +13,12 @@ from typing import Any
 import msgspec
 
 from worker_runtime import server
-from worker_runtime.arq_settings import read_settings
+from worker_runtime.arq_settings import import_path, read_settings
 from worker_runtime.arq_worker import ArqWorker
 from worker_runtime.errors import ConfigurationError
 from worker_runtime.log_setup import configure_logging
 from worker_runtime.settings import Settings
+from worker_runtime.stop_signals import StopRequest
 from worker_runtime.stores.arq_wire import HEALTH_SUFFIX
 from worker_runtime.stores.redis_link import close_client, exceptions
 
@@ -25,13 +26,22 @@ logger = logging.getLogger("arq.worker")
 
 
 def run(
-    sources: Sequence[Any], settings: Settings, *, burst: bool = False, listens: bool = False
+    sources: Sequence[Any],
+    settings: Settings,
+    *,
+    burst: bool | None = None,
+    listens: bool = False,
+    verbose: bool = False,
+    log_dict: str | None = None,
 ) -> int:
     """Run a worker for each settings class until a stop signal; `burst`: until their queues are
-    empty. `listens`: the only one is also served over HTTP. Returns the exit code; raises
-    ConfigurationError."""
-    configure_arq_logging(settings)
-    overrides = {"burst": True} if burst else {}
+    empty, None as each says. `listens`: the only one is also served over HTTP. `log_dict`: import
+    path of a logging dictionary. Returns the exit code; raises ConfigurationError."""
+    if log_dict is None:
+        configure_arq_logging(settings, verbose=verbose)
+    else:
+        _use_log_dict(log_dict)
+    overrides = {} if burst is None else {"burst": burst}
     workers = [ArqWorker(source, settings=settings, **overrides) for source in sources]
     if listens:
         if len(workers) > 1:
@@ -39,7 +49,7 @@ def run(
         return server.serve(workers[0].runtime, workers[0].runtime.settings)
     stop_within_s = max(worker.runtime.settings.stop_within_s for worker in workers)
 
-    async def main(stopping: asyncio.Event) -> None:
+    async def main(stopping: StopRequest) -> None:
         started: list[ArqWorker] = []
         stopped = asyncio.ensure_future(stopping.wait())
         drained = None
@@ -50,7 +60,7 @@ def run(
             drained = asyncio.ensure_future(_drained(workers))
             await asyncio.wait((stopped, drained), return_when=asyncio.FIRST_COMPLETED)
         finally:
-            cause = "signal" if stopping.is_set() else "burst end"
+            cause = stopping.cause or "burst end"
             stopped.cancel()
             if drained is not None:
                 drained.cancel()
@@ -92,7 +102,14 @@ async def _check_one(source: Any) -> int:
     return 0
 
 
-def configure_arq_logging(settings: Settings) -> None:
+def _use_log_dict(path: str) -> None:
+    try:
+        logging.config.dictConfig(import_path(path))
+    except (ValueError, TypeError, AttributeError) as error:
+        raise ConfigurationError(f"--custom-log-dict {path}: {error}") from None
+
+
+def configure_arq_logging(settings: Settings, *, verbose: bool = False) -> None:
     """arq's own line format, which dashboards and people grep; JSON where that is asked for."""
     if settings.log_format == "json":
         configure_logging(settings.log_level, "json")
@@ -106,5 +123,5 @@ def configure_arq_logging(settings: Settings) -> None:
         )
     # arq's lines tell how each job ended; the runtime's own would say it twice.
     logging.getLogger("worker_runtime.jobs").setLevel(logging.ERROR)
-    if not os.environ.get("LOG_LEVEL"):
-        logging.getLogger("arq").setLevel(logging.INFO)
+    if verbose or not os.environ.get("LOG_LEVEL"):
+        logging.getLogger("arq").setLevel(logging.DEBUG if verbose else logging.INFO)

@@ -10,7 +10,6 @@ from __future__ import annotations
 import importlib
 import inspect
 import logging
-import re
 from collections.abc import Callable, Mapping
 from datetime import timedelta, tzinfo
 from typing import Any
@@ -191,17 +190,11 @@ def _checked(name: str, field: str, value: Any) -> Any:
         raise ConfigurationError(f"{name}.{field} must be leave or fail, not {value!r}")
     elif field == "ctx":
         value = {} if value is None else value
-    if field == "queue_name" and not _is_queue_name(value):
-        raise ConfigurationError(
-            f"{name}.queue_name must be letters, digits and ._:- , at most 128, not {value!r}"
-        )
+    if field == "queue_name" and not value:
+        raise ConfigurationError(f"{name}.queue_name must not be empty")
     if field in _AT_LEAST and value < _AT_LEAST[field]:
         raise ConfigurationError(f"{name}.{field} must be at least {_AT_LEAST[field]}, not {value}")
     return value
-
-
-def _is_queue_name(value: str) -> bool:
-    return re.fullmatch(r"[A-Za-z0-9._:-]{1,128}", value) is not None
 
 
 def _function(owner: str, entry: Any) -> ArqFunction:

@@ -4,10 +4,11 @@ lines, around the same dispatcher, attempts and finisher as every other runtime.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import inspect
 import logging
-import reprlib
+import re
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -18,9 +19,10 @@ import msgspec
 
 from worker_runtime.arq import ArqRedis, create_pool
 from worker_runtime.arq_cron import CronLoop
+from worker_runtime.arq_log import bounded_repr, extra_of, log_redis_info, truncate
 from worker_runtime.arq_settings import ArqFunction, read_settings
 from worker_runtime.context import JobContext
-from worker_runtime.errors import ExecutorFailure, RunAgain
+from worker_runtime.errors import ExecutorFailure, JobInterrupted, RunAgain
 from worker_runtime.job import (
     CANCELLED,
     COMPLETED,
@@ -35,14 +37,13 @@ from worker_runtime.settings import QueueSettings, Settings
 from worker_runtime.shared import SharedSetup
 from worker_runtime.stores.arq_wire import CRON_HOLD_MS, Wire
 from worker_runtime.stores.redis import RedisStore
-from worker_runtime.stores.redis_link import close_client, exceptions
+from worker_runtime.stores.redis_link import close_client
 from worker_runtime.stores.redis_manner import Manner
 from worker_runtime.task import NO_RETRY, policy_of, task
 
 logger = logging.getLogger("arq.worker")
 
 _LATE_MS = 1200
-_SHOWN_CHARS = 80
 
 
 class _Run:
@@ -70,19 +71,21 @@ class ArqWorker(Manner):
         super().__init__(result_ttl_s=0)
         self.settings = arq = read_settings(source, **overrides)
         self.functions = {function.name: function for function in arq.functions}
-        self.ctx: dict[Any, Any] = dict(arq.ctx)
+        self.ctx: dict[Any, Any] = arq.ctx or {}
         self._runs: dict[str, _Run] = {}
-        self._shown = _bounded_repr()
+        self._after: dict[str, asyncio.Task[None]] = {}
+        self._shown = bounded_repr()
         self.has_after_end = arq.after_job_end is not None
         wire = Wire(arq.job_serializer, arq.job_deserializer, unsafe_pickle=arq.unsafe_pickle)
         base = settings or Settings.from_environment()
-        queue = QueueSettings(arq.queue_name, concurrency=arq.max_jobs)
+        lane = re.sub(r"[^A-Za-z0-9._:-]", "_", arq.queue_name)[:128]  # a key may be any text
+        queue = QueueSettings(lane, concurrency=arq.max_jobs)
         self.store = RedisStore(
             arq.redis,
             wire=wire,
             manner=self,
             is_plain=False,
-            keys=lambda name: [(2, name)],
+            keys=lambda _: [(2, arq.queue_name)],
             lease_s=arq.lease_s,
             payload_bytes_max=base.payload_bytes_max,
         )
@@ -94,12 +97,14 @@ class ArqWorker(Manner):
             settings=base,
             store=SharedSetup(
                 self.store,
-                serves=(arq.queue_name,),
+                serves=(lane,),
                 tries_max=self._tries_max,
                 aborts=arq.allow_abort_jobs,
                 leaves_unknown=arq.unknown_functions == "leave",
                 poll_max_s=max(0.001, arq.poll_delay),
                 jobs_max=arq.max_burst_jobs if arq.burst and arq.max_burst_jobs >= 0 else None,
+                any_name=True,
+                keeps_late_ends=True,
                 # arq writes it with each poll where the interval is 0.
                 health_every_s=arq.health_check_interval or max(0.05, arq.poll_delay),
                 health_key=arq.health_check_key,
@@ -108,7 +113,7 @@ class ArqWorker(Manner):
             middleware=[self._attempt],
         )
         for definition in self.runtime.tasks:  # marked ones say themselves where they run, not here
-            definition.queue = arq.queue_name
+            definition.queue = lane
             own_s = self.functions[definition.name].timeout_s
             definition.timeout_s = own_s or definition.timeout_s or arq.job_timeout
 
@@ -134,15 +139,28 @@ class ArqWorker(Manner):
     async def stop(self, within_s: float | None = None, cause: str | None = None) -> None:
         """Stop as `Runtime.stop`: by default running jobs may end for `job_completion_wait` s."""
         if cause is not None:
-            logger.info(
-                "shutdown on %s ◆ %d jobs complete ◆ %d failed ◆ %d retries ◆ %d ongoing to cancel",
-                cause,
-                self.store.completed,
-                self.store.failed,
-                self.store.retried,
-                len(self._runs),
-            )
+            within_s = await self._say_farewell(cause, within_s)
         await self.runtime.stop(within_s)
+
+    async def _say_farewell(self, cause: str, within_s: float | None) -> float | None:
+        """Log what arq logs when it stops, and wait for running jobs where the settings say so."""
+        wait_s, text = self.settings.job_completion_wait, "shutdown on %s ◆ "
+        if wait_s > 0:
+            logger.info("Setting allow_pick_jobs to `False`")
+            self._log_counts(text, cause, "to be completed")
+            self.runtime.quiet()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(wait_s):
+                    await self.runtime.parts.dispatcher.wait_none_running()
+            text, within_s = "shutdown on %s, wait complete ◆ ", 0.0
+        self._log_counts(text, cause, "ongoing to cancel")
+        return within_s
+
+    def _log_counts(self, text: str, cause: str, what: str) -> None:
+        s = self.store
+        running = sum(len(lane.running) for lane in self.runtime.parts.lanes.values())
+        text += f"%d jobs complete ◆ %d failed ◆ %d retries ◆ %d {what}"
+        logger.info(text, cause, s.completed, s.failed, s.retried, running)
 
     async def drain(self) -> None:
         """Wait until the queue is empty, deferred jobs included, or `max_burst_jobs` have run."""
@@ -157,10 +175,11 @@ class ArqWorker(Manner):
             job_deserializer=arq.job_deserializer,
             default_queue_name=arq.queue_name,
             expires_extra_ms=arq.expires_extra_ms,
+            unsafe_pickle=arq.unsafe_pickle,
         )
         names = ", ".join(self.functions)
         logger.info("Starting worker for %d functions: %s", len(self.functions), names)
-        await _log_redis_info(pool)
+        await log_redis_info(pool)
         self.ctx["redis"] = pool
         cron = CronLoop(arq.crons, functools.partial(_enqueue_cron, pool), arq.timezone)
         try:
@@ -183,12 +202,8 @@ class ArqWorker(Manner):
         if marked is not None and marked.run_in in ("thread", "process"):
             return function.coroutine
         timeout_s = self.settings.job_timeout if function.timeout_s is None else function.timeout_s
-        return task(
-            name=function.name,
-            queue=self.settings.queue_name,
-            timeout_s=timeout_s or None,
-            retry=NO_RETRY,
-        )(self._with_ctx(function.coroutine))
+        mark = task(timeout_s=timeout_s or None, retry=NO_RETRY)
+        return mark(self._with_ctx(function.coroutine))
 
     def _with_ctx(self, coroutine: Callable[..., Any]) -> Callable[..., Any]:
         takes_ctx = _takes_positional(coroutine)
@@ -202,6 +217,8 @@ class ArqWorker(Manner):
         return call
 
     async def _attempt(self, context: JobContext, call_next: Callable[[], Awaitable[Any]]) -> Any:
+        if context.job_id in self._after:  # the hook of the try before keeps state by the job's id
+            await asyncio.wait([self._after[context.job_id]])
         run = self._begin(context)
         if self.settings.on_job_start is not None:
             await self.settings.on_job_start(run.ctx)
@@ -211,8 +228,8 @@ class ArqWorker(Manner):
         try:
             return await call_next()
         except BaseException as error:
-            if context.cancelled:  # aborted, timed out or shut down: the finisher says which
-                raise
+            if context.cancelled and isinstance(error, asyncio.CancelledError | JobInterrupted):
+                raise  # aborted, timed out or shut down: the finisher says which
             if self.settings.retry_jobs:
                 again = _asks_again(error)
                 if again is not None:
@@ -280,7 +297,14 @@ class ArqWorker(Manner):
         hook = self.settings.after_job_end
         if run is None or hook is None or not run.was_started:
             return None
-        return self._hook("after_job_end", hook, run.ctx)
+        task = asyncio.get_running_loop().create_task(self._hook("after_job_end", hook, run.ctx))
+        self._after[job.id] = task
+        task.add_done_callback(functools.partial(self._forget_after, job.id))
+        return task
+
+    def _forget_after(self, job_id: str, task: asyncio.Task[None]) -> None:
+        if self._after.get(job_id) is task:
+            del self._after[job_id]
 
     async def _hook(self, name: str, hook: Callable[..., Any], ctx: dict[Any, Any]) -> None:
         try:
@@ -307,7 +331,7 @@ class ArqWorker(Manner):
         if transition.state is COMPLETED:
             if logger.isEnabledFor(logging.INFO):
                 is_shown = self.settings.log_results and transition.value is not None
-                result = _truncate(self._shown.repr(transition.value)) if is_shown else ""
+                result = truncate(self._shown.repr(transition.value)) if is_shown else ""
                 logger.info("%6.2fs ← %s ● %s", taken_s, run.ref, result)
         elif transition.state in (QUEUED, SCHEDULED):
             if run.retry_s is not None:
@@ -327,31 +351,13 @@ class ArqWorker(Manner):
                 failure.error_type,
                 failure.error,
                 exc_info=error if isinstance(error, Exception) else None,
-                extra={"extra": _extra_of(error)},
+                extra={"extra": extra_of(error)},
             )
 
     def _arguments(self, job: Job) -> str:
         shown = [self._shown.repr(value) for value in job.args]
         shown += [f"{k}={self._shown.repr(v)}" for k, v in sorted((job.kwargs or {}).items())]
-        return _truncate(", ".join(shown))
-
-
-def _bounded_repr() -> reprlib.Repr:
-    """A repr whose cost is bounded: a small pickle can hold a value with an endless one."""
-    shown = reprlib.Repr()
-    shown.maxstring = shown.maxother = shown.maxlong = 2 * _SHOWN_CHARS
-    shown.maxdict = shown.maxlist = shown.maxtuple = shown.maxset = 20
-    return shown
-
-
-def _truncate(text: str) -> str:
-    return text if len(text) <= _SHOWN_CHARS else text[: _SHOWN_CHARS - 1] + "…"
-
-
-def _extra_of(error: Any) -> Any:
-    """What an exception wants to have logged with it, as arq asks for it."""
-    extra = getattr(error, "extra", None)
-    return extra() if callable(extra) else extra
+        return truncate(", ".join(shown))
 
 
 def _takes_positional(function: Callable[..., Any]) -> bool:
@@ -380,18 +386,3 @@ async def _enqueue_cron(
     pool: ArqRedis, function: str, job_id: str | None, defer_until: datetime | None
 ) -> None:
     await pool.enqueue_job(function, _job_id=job_id, _defer_until=defer_until)
-
-
-async def _log_redis_info(pool: ArqRedis) -> None:
-    try:
-        info, keys = await pool.info(), await pool.dbsize()
-    except (exceptions.RedisError, OSError) as error:
-        logger.warning("redis info: %s", error)
-        return
-    logger.info(
-        "redis_version=%s mem_usage=%s clients_connected=%s db_keys=%s",
-        info.get("redis_version", "?"),
-        info.get("used_memory_human", "?"),
-        info.get("connected_clients", "?"),
-        keys,
-    )

@@ -68,7 +68,11 @@ def assemble(
     setup: SharedSetup | None = None,
 ) -> Parts:
     """Build the parts and connect them. Nothing is opened yet. Raises ConfigurationError."""
-    registry = TaskRegistry(queue=DEFAULT_QUEUE, timeout_s=settings.default_task_timeout_s)
+    registry = TaskRegistry(
+        queue=DEFAULT_QUEUE,
+        timeout_s=settings.default_task_timeout_s,
+        any_name=setup is not None and setup.any_name,
+    )
     registry.add_all(tasks)
     lanes = _lanes(settings, registry)
     setup = setup or _shared(settings)
@@ -97,7 +101,10 @@ def assemble(
             and not middleware
         )
     attempts = Attempts(
-        middleware=middleware, store=store, error_bytes_max=settings.error_bytes_max
+        middleware=middleware,
+        store=store,
+        error_bytes_max=settings.error_bytes_max,
+        keeps_late_ends=setup is not None and setup.keeps_late_ends,
     )
 
     def requeue(job: Job) -> None:  # the finisher is made before what it hands jobs back to

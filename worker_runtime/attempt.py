@@ -36,7 +36,11 @@ Middleware = Callable[[JobContext, Callable[[], Awaitable[Any]]], Awaitable[Any]
 
 
 class Attempts:
-    """Runs attempts: knows the executors, the middleware and the state that contexts carry."""
+    """Runs attempts: knows the executors, the middleware and the state that contexts carry.
+
+    keeps_late_ends  what a stopped attempt returns or raises of its own counts, whatever stopped
+                     it; else a cancel and a timeout have the last word
+    """
 
     def __init__(
         self,
@@ -44,8 +48,10 @@ class Attempts:
         middleware: Sequence[Middleware] = (),
         store: Store | None = None,
         error_bytes_max: int,
+        keeps_late_ends: bool = False,
     ) -> None:
         self._middleware = tuple(middleware)
+        self._keeps_late_ends = keeps_late_ends
         self._store = store
         self._error_bytes_max = error_bytes_max
         self.state: Any = None
@@ -145,8 +151,11 @@ class Attempts:
             stopped_by=reason,
         )
 
+    def _may_end_late(self, slot: Slot) -> bool:
+        return self._keeps_late_ends or slot.stopped_by is StopReason.SHUTDOWN
+
     def _outcome_of_value(self, slot: Slot, value: Any) -> Outcome:
-        if slot.stopped_by is not None and slot.stopped_by is not StopReason.SHUTDOWN:
+        if slot.stopped_by is not None and not self._may_end_late(slot):
             return self.stopped(slot)
         if type(value) is RunAgain:
             return _again(value)
@@ -160,7 +169,7 @@ class Attempts:
             return Outcome(OutcomeKind.REFUSED)
         if slot.stopped_by is not None:
             was_told = isinstance(error, asyncio.CancelledError | JobInterrupted | ChildCrashed)
-            if was_told or slot.stopped_by is not StopReason.SHUTDOWN:
+            if was_told or not self._may_end_late(slot):
                 return self.stopped(slot, getattr(error, "note", None))
         if isinstance(error, RunAgain):
             return _again(error)

@@ -29,6 +29,8 @@ _POLL_MIN_S = 0.01
 _BACKOFF_FIRST_S = 0.05
 _BACKOFF_MAX_S = 1.0
 _CLAIM_MAX = 200
+# Longer than a worker that lives takes to renew its leases once Redis answers again.
+_OTHERS_FIRST_S = 1.0
 _PROGRESS_EVERY_S = 1.0
 # Attempts shorter than this are claimed ahead of free slots: a round trip costs more than they do.
 _SHORT_ATTEMPT_S = 0.05
@@ -189,6 +191,11 @@ class Claimer:
                 continue
             self._may_have_more[lane.name] = False  # before the claim: a wake meanwhile counts
             claims = await self._store.claim(lane.name, limit)
+            if claims.is_late:
+                logger.warning("Redis is back: results and leases of living workers go first")
+                await asyncio.sleep(_OTHERS_FIRST_S)
+                self.wake()
+                continue
             self.waiting[lane.name] = claims.waiting
             self._next_due[lane.name] = claims.next_due
             if len(claims.jobs) >= limit:
@@ -256,7 +263,7 @@ class Claimer:
     async def _tend(self) -> None:
         while True:
             try:
-                async with asyncio.timeout(POLL_MAX_S):
+                async with asyncio.timeout(min(POLL_MAX_S, self._poll_max_s)):
                     await self._aborts_news.wait()
             except TimeoutError:
                 pass
@@ -275,9 +282,9 @@ class Claimer:
         if not held:
             return
         pipe = self._store.client.pipeline(transaction=True)
+        pipe.zrange(ABORT_KEY, 0, -1, withscores=True)  # before the purge: clocks differ
         pipe.zremrangebyscore(ABORT_KEY, "-inf", time.time() * 1000 - ABORT_AGE_MAX_MS)
-        pipe.zrange(ABORT_KEY, 0, -1, withscores=True)
-        _, asked = await pipe.execute()
+        asked, _ = await pipe.execute()
         obeyed = []
         for raw, asked_ms in asked:
             lease = held.get(raw.decode())

@@ -49,6 +49,21 @@ class ListenOptions:
         return [f"--{name}={text}" for name, text in texts.items() if text is not None]
 
 
+@dataclass(frozen=True)
+class LogOptions:
+    """What the command line says about logging. `log_dict`: an import path, for arq's settings."""
+
+    verbose: bool
+    log_dict: str | None
+
+    def given(self) -> dict[str, Any]:
+        return {"log_level": "DEBUG"} if self.verbose else {}
+
+    def arguments(self) -> list[str]:
+        named = [] if self.log_dict is None else [f"--custom-log-dict={self.log_dict}"]
+        return named + ["--verbose"] * self.verbose
+
+
 def _dialects(context: click.Context, parameter: click.Parameter, text: str | None) -> object:
     if text is None:
         return None
@@ -74,12 +89,21 @@ def main() -> None:
 @main.command()
 @click.argument("target", required=False)
 @click.option("--check", is_flag=True, help="Exit 0 if a worker answers healthy, 1 if not.")
-@click.option("--burst", is_flag=True, help="Run what waits without listening, then exit.")
+@click.option(
+    "--burst/--no-burst", default=None, help="Run what waits without listening, then exit."
+)
 @click.option(
     "--watch",
     type=click.Path(exists=True, file_okay=False, path_type=Path),
     metavar="DIR",
     help="Restart when a Python file in DIR changes.",
+)
+@click.option("-v", "--verbose", is_flag=True, help="Log more, as LOG_LEVEL=DEBUG does.")
+@click.option(
+    "--custom-log-dict",
+    "log_dict",
+    metavar="PATH",
+    help="With an arq settings class: where the dictionary for its logging is imported from.",
 )
 @click.option("--host", help="Address to listen on.  [env: WORKER_HOST; default: 127.0.0.1]")
 @click.option(
@@ -96,8 +120,10 @@ def main() -> None:
 def run(
     target: str | None,
     check: bool,
-    burst: bool,
+    burst: bool | None,
     watch: Path | None,
+    verbose: bool,
+    log_dict: str | None,
     host: str | None,
     port: int | None,
     dialects: tuple[str, ...] | None,
@@ -108,15 +134,19 @@ def run(
     (its functions marked with @task), or package.module.WorkerSettings (an arq settings class;
     several with commas). Without one, example tasks are served.
     """
-    if check + burst + (watch is not None) > 1:
+    if check + bool(burst) + (watch is not None) > 1:
         raise click.UsageError("--check, --burst and --watch exclude each other")
     options = ListenOptions(host, port, dialects)
+    logs = LogOptions(verbose, log_dict)
     if check:
         sys.exit(_check(target, options))
     from worker_runtime.server import leave
 
     try:
-        code = _watch(watch, target, options) if watch else _run(target, options, burst=burst)
+        if watch:
+            code = _watch(watch, target, options, logs)
+        else:
+            code = _run(target, options, logs, burst=burst)
     except ConfigurationError as error:
         _refuse(str(error))
     except Exception:
@@ -183,33 +213,45 @@ def _check(target: str | None, options: ListenOptions) -> int:
     return 0 if healthy else 1
 
 
-def _watch(directory: Path, target: str | None, options: ListenOptions) -> int:
+def _watch(directory: Path, target: str | None, options: ListenOptions, logs: LogOptions) -> int:
     from worker_runtime.log_setup import configure_logging
     from worker_runtime.watch import Supervisor
 
     settings = Settings.from_environment(**options.given())
     configure_logging(settings.log_level, settings.log_format)
     command = [sys.executable, "-m", "worker_runtime", "run", *options.arguments()]
+    command += logs.arguments()
     if target is not None:
         command.append(target)
     return Supervisor(command, directory, stop_within_s=settings.stop_within_s).run()
 
 
-def _run(target: str | None, options: ListenOptions, *, burst: bool) -> int:
+def _run(
+    target: str | None, options: ListenOptions, logs: LogOptions, *, burst: bool | None
+) -> int:
     from worker_runtime import server
     from worker_runtime.example_tasks import commands_to_try
     from worker_runtime.log_setup import configure_logging
     from worker_runtime.target import arq_settings, load_runtime
     from worker_runtime.watch import end_with_supervisor
 
-    settings = Settings.from_environment(**options.given())
+    settings = Settings.from_environment(**options.given(), **logs.given())
     configure_logging(settings.log_level, settings.log_format)
     end_with_supervisor()
     sources = arq_settings(target)
     if sources:
         from worker_runtime import arq_run
 
-        return arq_run.run(sources, settings, burst=burst, listens=bool(options.given()))
+        return arq_run.run(
+            sources,
+            settings,
+            burst=burst,
+            listens=bool(options.given()),
+            verbose=logs.verbose,
+            log_dict=logs.log_dict,
+        )
+    if logs.log_dict is not None:
+        raise ConfigurationError("--custom-log-dict goes with an arq settings class only")
     runtime = load_runtime(target, settings)
     settings = _merged(runtime.settings, settings, options)
     configure_logging(settings.log_level, settings.log_format)

@@ -15,9 +15,13 @@ typed functions as `list[function]` where a union asks for it, and then refuses 
 
 
 class TaskRegistry:
-    """Only what is registered here can run. Names are unique; ConfigurationError otherwise."""
+    """Only what is registered here can run. Names are unique; ConfigurationError otherwise.
 
-    def __init__(self, *, queue: str, timeout_s: float | None) -> None:
+    any_name  names are a foreign fleet's, and may be any text
+    """
+
+    def __init__(self, *, queue: str, timeout_s: float | None, any_name: bool = False) -> None:
+        self._any_name = any_name
         self._queue = queue
         self._timeout_s = timeout_s
         self._by_name: dict[str, TaskDefinition] = {}
@@ -46,6 +50,7 @@ class TaskRegistry:
             queue=self._queue,
             timeout_s=self._timeout_s,
             context_type=JobContext,
+            any_name=self._any_name,
         )
         other = self._by_name.get(definition.name)
         if other is not None:

@@ -19,7 +19,7 @@ from aiohttp import web
 from worker_runtime.listening import bind, check_exposure, local_url_of, refusal, url_of
 from worker_runtime.runtime import Runtime
 from worker_runtime.settings import Settings
-from worker_runtime.stop_signals import StopSignals
+from worker_runtime.stop_signals import StopRequest, StopSignals
 from worker_runtime.web.connection import Runner
 from worker_runtime.web.mount import build_app, tell_listening
 
@@ -195,12 +195,12 @@ async def _stop_runtime(runtime: Runtime, within_s: float) -> None:
     logger.info("stopped after %.1f s", time.monotonic() - began_at)
 
 
-def own_process(main: Callable[[asyncio.Event], Awaitable[None]], settings: Settings) -> None:
+def own_process(main: Callable[[StopRequest], Awaitable[None]], settings: Settings) -> None:
     """Run `main` on a new event loop, with an event that is set by the first stop signal."""
     loop = _new_event_loop()
-    stopping = asyncio.Event()
+    stopping = StopRequest()
     ends_within_s = settings.stop_within_s + settings.cancel_grace_s + _ENDING_S
-    with StopSignals(loop, stopping.set, ends_within_s=ends_within_s):
+    with StopSignals(loop, stopping.ask, ends_within_s=ends_within_s):
         asyncio.set_event_loop(loop)
         try:
             loop.run_until_complete(main(stopping))

@@ -33,6 +33,8 @@ class SharedSetup:
     tries_max       see `Admission`, as `crashes_max`, `aborts` and `leaves_unknown`
     poll_max_s      the longest time between two looks into a queue
     jobs_max        how many jobs are taken at most; None: any number
+    any_name        task names are the fleet's, and may be any text
+    keeps_late_ends see `Attempts`
     health_every_s  how often the health key is written; 0: never. `health_key`: its name, by queue
     """
 
@@ -43,6 +45,8 @@ class SharedSetup:
     leaves_unknown: bool = True
     poll_max_s: float = POLL_MAX_S
     jobs_max: int | None = None
+    any_name: bool = False
+    keeps_late_ends: bool = False
     health_every_s: float = 30.0
     health_key: str | None = None
 

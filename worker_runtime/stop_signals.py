@@ -22,12 +22,22 @@ STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 _ONE_REQUEST_S = 0.05
 
 
+class StopRequest(asyncio.Event):
+    """Set by the first stop signal, whose name is `cause` from then on."""
+
+    cause = ""
+
+    def ask(self, cause: str) -> None:
+        self.cause = cause
+        self.set()
+
+
 class StopSignals:
     """Handles the stop signals for the length of a `with` block, then restores what was there.
 
-    The first signal calls `on_stop` on the loop. A second one, unless it is an echo of the first,
-    ends the process at once with exit code 128 plus its number. If the block has not ended
-    `ends_within_s` seconds after the first, the process ends with exit code 1.
+    The first signal calls `on_stop` with its name on the loop. A second one, unless it is an echo
+    of the first, ends the process at once with exit code 128 plus its number. If the block has not
+    ended `ends_within_s` seconds after the first, the process ends with exit code 1.
 
     These are Python's own handlers rather than `loop.add_signal_handler`, because a job that blocks
     the loop would make the process deaf to the latter. Assumes the main thread.
@@ -36,7 +46,7 @@ class StopSignals:
     def __init__(
         self,
         loop: asyncio.AbstractEventLoop,
-        on_stop: Callable[[], None],
+        on_stop: Callable[[str], None],
         *,
         ends_within_s: float,
     ) -> None:
@@ -71,7 +81,7 @@ class StopSignals:
             os._exit(128 + number)
         self._stopping_since = now
         self._last_resort.arm()
-        self._loop.call_soon_threadsafe(self._on_stop)
+        self._loop.call_soon_threadsafe(self._on_stop, signal.Signals(number).name)
 
 
 class _LastResort(threading.Thread):

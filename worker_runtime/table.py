@@ -140,7 +140,8 @@ class JobTable:
         """Drop a job that was never accepted, or an ended one that is to be deleted."""
         if job.ended_at is not None:
             self.revive(job)
-        self.jobs.pop(job.id, None)
+        if self.jobs.get(job.id) is job:  # else a later claim of that job has its place
+            del self.jobs[job.id]
 
     def prune(self, now: float) -> None:
         """Drop ended jobs whose time has passed, a bounded number at a time."""

@@ -317,14 +317,16 @@ def define(
     queue: str = "default",
     timeout_s: float | None = None,
     context_type: type | None = None,
+    any_name: bool = False,
 ) -> TaskDefinition:
-    """A definition of `fn`, marked with `@task` or plain. Raises ConfigurationError."""
+    """A definition of `fn`, marked with `@task` or plain; `any_name`: the name need not match
+    TASK_NAME_PATTERN. Raises ConfigurationError."""
     if not callable(fn):
         raise ConfigurationError(f"a task must be a function, not {fn!r}")
     target = fn.func if isinstance(fn, functools.partial) else fn
     policy: TaskPolicy = getattr(target, _POLICY_ATTRIBUTE, None) or TaskPolicy()
     name = name or policy.name or str(getattr(target, "__name__", type(target).__name__))
-    if not re.fullmatch(TASK_NAME_PATTERN, name):
+    if not any_name and not re.fullmatch(TASK_NAME_PATTERN, name):
         raise ConfigurationError(
             f"task name {name!r} must match {TASK_NAME_PATTERN}; pass name=..."
         )

@@ -69,7 +69,7 @@ def _unpacked(python: str, directory: Path) -> Path:
     archive = cache / f"arq-{NEWEST}.tar.gz"
     if not archive.exists():
         _run(python, "-m", "pip", "download", "-q", "--no-deps", "--no-binary", ":all:",
-             "--no-build-isolation", "-d", str(cache), f"arq=={NEWEST}")  # fmt: skip
+             "-d", str(cache), f"arq=={NEWEST}")  # fmt: skip
     with tarfile.open(archive) as packed:
         packed.extractall(directory, filter="data")
     suite = directory / f"arq-{NEWEST}" / "tests"

@@ -77,7 +77,7 @@ def test_a_function_may_be_a_path() -> None:
         ({"functions": [work], "max_jobs": "ten"}, "max_jobs"),
         ({"functions": [work], "job_timeout": "long"}, "job_timeout must be seconds"),
         ({"functions": [work], "on_startup": 5}, "on_startup must be a coroutine function"),
-        ({"functions": [work], "queue_name": "with space"}, "queue_name must be"),
+        ({"functions": [work], "queue_name": ""}, "queue_name must not be empty"),
         ({"functions": [work], "unknown_functions": "eat"}, "must be leave or fail"),
         ({"functions": [work], "cron_jobs": [work]}, "what cron"),
         ({"functions": [work], "redis_settings": SimpleNamespace(port="x")}, "redis_settings"),

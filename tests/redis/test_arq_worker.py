@@ -43,9 +43,11 @@ async def working(
         job_serializer=settings.get("job_serializer"),
         job_deserializer=settings.get("job_deserializer"),
     )
-    async with ArqWorker({"redis_settings": redis, **settings}) as worker:
-        yield worker, pool
-    await pool.aclose()
+    try:
+        async with ArqWorker({"redis_settings": redis, **settings}) as worker:
+            yield worker, pool
+    finally:
+        await pool.aclose()
 
 
 async def add(ctx: Ctx, a: int, b: int = 1) -> int:

@@ -50,7 +50,8 @@ async def test_nothing_is_lost_and_nothing_overlaps(own_server: Any) -> None:
     assert set(results) == set(ids), "every accepted job has exactly one result"
     failed = [result for result in results.values() if not result.success]
     # Only a job that talked to Redis while Redis was dead may have failed, and it says so.
-    assert all("onnect" in repr(result.result) for result in failed), failed
+    words = [repr(result.result) for result in failed]
+    assert all("onnect" in word or "BusyLoading" in word for word in words), words
     with server.client() as client:
         ran = sum(1 for job_id in ids if client.exists(f"ran:{job_id}"))
         assert ran >= JOBS - len(failed)

@@ -56,7 +56,7 @@ def test_an_arq_client_works_with_our_worker(
     assert worker.wait(timeout=20) == 0
     text = log.read_text()
     assert "Starting worker for 7 functions: add, broken" in text
-    assert "shutdown on" in text
+    assert "shutdown on SIGTERM ◆ " in text
     with server.client() as client:
         assert client.get("arq:queue:health-check") is None
 

@@ -179,6 +179,8 @@ async def test_cancelling_a_waiting_job_ends_it(server: RedisServer) -> None:
         with pytest.raises(JobCancelled):
             await job.result(timeout_s=5)
         assert not await runtime.cancel(job.id)
+        found = (await runtime.find(job.id)).job
+        assert (found.attempt, found.started_at) == (0, None), "it never ran"
     with server.client() as client:
         assert client.zcard("arq:queue") == 0
 
@@ -359,6 +361,26 @@ def test_what_cannot_work_is_refused_by_name() -> None:
         Runtime(TASKS, store="redis://localhost", queues=queues)
     with pytest.raises(ConfigurationError, match="serializer"):
         Runtime(TASKS, store="redis://localhost?serializer=xml")
+
+
+async def test_what_cannot_be_asked_of_redis_is_refused_by_name(server: RedisServer) -> None:
+    async with Runtime(TASKS, store=server.url) as runtime:
+        first = await runtime.enqueue(add, 1)
+        waiting = runtime.options(after=[first])
+        with pytest.raises(InvalidJob, match="after does not work with a Redis store"):
+            await waiting.enqueue(add, 1)
+        with pytest.raises(InvalidJob, match="after does not work with a Redis store"):
+            await waiting.enqueue_many([call(add, 2)])
+        with pytest.raises(InvalidJob, match="unique_key does not work with a Redis store"):
+            await runtime.options(unique_key="one").enqueue(add, 1)
+        with pytest.raises(InvalidJob, match="chains and groups do not work"):
+            await runtime.chain(call(add, 1), call(add, 2))
+        with pytest.raises(ConfigurationError, match="needs a store in a file"):
+            async with runtime.transaction():
+                pass
+        with pytest.raises(InvalidTransition, match="forgets ended jobs by itself"):
+            await first.result(timeout_s=10)
+            await runtime.delete(first.id)
 
 
 async def test_enqueue_says_when_redis_is_away(own_server: Any) -> None:

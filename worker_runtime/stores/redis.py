@@ -27,17 +27,16 @@ from worker_runtime.stores.arq_wire import (
     RETRY_TTL_S,
     Wire,
 )
+from worker_runtime.stores.redis_claims import ClaimCalls
 from worker_runtime.stores.redis_lease import Lease, LeaseKeeper
 from worker_runtime.stores.redis_link import (
     RedisLocation,
     Script,
     close_client,
-    drop_connections,
     exceptions,
-    may_have_happened,
 )
 from worker_runtime.stores.redis_lookup import Lookup
-from worker_runtime.stores.redis_manner import Claimed, Claims, Manner, queue_key
+from worker_runtime.stores.redis_manner import Claims, Manner, queue_key
 from worker_runtime.stores.redis_outbox import Finish, Outbox
 from worker_runtime.stores.redis_records import Records, priority_keys
 from worker_runtime.stores.redis_server import check_server
@@ -48,7 +47,6 @@ logger = logging.getLogger("worker_runtime.redis")
 LEASE_S = 20.0
 _NOTE_PREFIX = "worker_runtime:note:"
 _UNKNOWN_TTL_S = 30
-_LOOK_MAX = 20_000
 _FLUSH_WITHIN_S = 5.0
 
 
@@ -93,10 +91,7 @@ class RedisStore:
         # What attempts raised, until it is written: the record of a job keeps only the words.
         self.errors: dict[str, Any] = {}
         self._owner = f"{socket.gethostname()}:{os.getpid()}:{os.urandom(4).hex()}"
-        self._claim_number = 0
-        self._unanswered = ""
         self._unknown_key = ""
-        self._claim = Script("claim")
         self._enqueue = Script("enqueue")
         self._release = Script("release")
         self._hook_runs: set[asyncio.Task[None]] = set()
@@ -133,6 +128,9 @@ class RedisStore:
             lease_s=self.lease_s,
             on_lost=lambda ids: _from_thread(loop, self._lost, ids),
         )
+        self._claims = ClaimCalls(
+            self._claim_client, self.leases, owner=self._owner, lease_s=self.lease_s
+        )
         self.lookup = Lookup(self.client, self.records)
         self.outbox.start()
         self.leases.start()
@@ -149,13 +147,17 @@ class RedisStore:
         if not self._is_open:
             return
         self._is_open = False
-        if self._hook_runs:
-            await asyncio.wait(self._hook_runs, timeout=_FLUSH_WITHIN_S)
+        await self._hooks_ended()
         await self.outbox.close(_FLUSH_WITHIN_S)
+        await self._hooks_ended()  # those of what was written just now
         await self.lookup.close()
         await asyncio.get_running_loop().run_in_executor(None, self.leases.stop)
         for client in (self._claim_client, self._outbox_client, self.client):
             await close_client(client)
+
+    async def _hooks_ended(self) -> None:
+        if self._hook_runs:
+            await asyncio.wait(self._hook_runs, timeout=_FLUSH_WITHIN_S)
 
     # Accept
 
@@ -205,44 +207,11 @@ class RedisStore:
     async def claim(self, queue: str, limit: int) -> Claims:
         """Take up to `limit` due jobs of a queue. Raises redis errors; after one that may hide a
         success, the next call finds the jobs of the lost answer again."""
-        keys = self.keys(queue)
-        self._claim_number += 1
-        token = f"{self._owner}:{self._claim_number}"
-        now_ms = round(time.time() * 1000)
-        try:
-            waiting, next_score, found = await self._claim.call(
-                self._claim_client,
-                limit,
-                token,
-                int(self.lease_s * 1000),
-                now_ms,
-                self._unanswered,
-                self._unknown_key,
-                _LOOK_MAX,
-                *(key for _, key in keys),
-            )
-        except BaseException as error:
-            if may_have_happened(error):
-                self.note_unanswered(token)
-            if not isinstance(error, asyncio.CancelledError):
-                await drop_connections(self._claim_client)
-            raise
-        self._unanswered = ""
-        jobs = [self._claimed(entry, keys, token) for entry in found]
-        next_due = None if next_score is None else float(next_score) / 1000
-        return Claims(jobs, waiting, next_due)
+        return await self._claims.take(self.keys(queue), limit, self._unknown_key)
 
     def note_unanswered(self, token: str) -> None:
-        """The answer to a claim was lost: its jobs, if any, are taken by the next claim."""
-        self._unanswered = self._unanswered or token
-
-    def _claimed(self, entry: list[Any], keys: list[tuple[int, str]], token: str) -> Claimed:
-        job_id, number, score, tries, payload, abort_score, crashes = entry
-        priority, key = keys[number - 1]
-        lease = Lease(job_id.decode(), key, token, tries, int(float(score)))
-        self.leases.held[lease.job_id] = lease
-        abort_ms = None if abort_score is None else int(float(abort_score))
-        return Claimed(lease, payload, priority, abort_ms, crashes)
+        """As `redis_claims.ClaimCalls.note_unanswered`."""
+        self._claims.note_unanswered(token)
 
     async def count_tries(self, lease: Lease, tries: int) -> None:
         """Take over the number of the first try that the enqueuer asked for."""
@@ -298,8 +267,8 @@ class RedisStore:
             self._put(job, transition, lease, then)
 
     def _put(self, job: Job, transition: Transition, lease: Lease, then: Recorded) -> None:
-        done = functools.partial(self._written, job, transition, lease, then)
-        finish = Finish(lease, done)
+        finish = Finish(lease, done=_not_yet)
+        finish.done = functools.partial(self._written, job, transition, finish, then)
         error = self.errors.pop(job.id, None)
         self._count(job, transition)
         if transition.state in (QUEUED, SCHEDULED):
@@ -316,6 +285,7 @@ class RedisStore:
                 if result is None:
                     logger.critical("job %s: its result cannot be serialized", job.id)
                 finish.result = result or b""
+        lease.is_ending = True
         self.outbox.put(finish)
         self.on_room()
 
@@ -336,8 +306,15 @@ class RedisStore:
             self.attempt_mean_s += 0.05 * (taken_s - self.attempt_mean_s)
 
     def _written(
-        self, job: Job, transition: Transition, lease: Lease, then: Recorded, is_ours: bool
+        self, job: Job, transition: Transition, finish: Finish, then: Recorded, is_ours: bool
     ) -> None:
+        lease = finish.lease
+        successor, lease.successor = lease.successor, None
+        if successor is not None and not is_ours:
+            # The lease had run out, and this process took the job up again: its end still counts.
+            lease.token, lease.tries = successor.token, successor.tries
+            self.outbox.put(finish)
+            return
         if self.leases.held.get(job.id) is lease:
             del self.leases.held[job.id]
         if is_ours:
@@ -345,11 +322,23 @@ class RedisStore:
         else:
             logger.warning("job %s: another worker has it by now; its end here is dropped", job.id)
             then(superseded=True)
+        if successor is not None:  # the retry was claimed before this was known: the next claim's
+            self._run_hook(self._give_back(successor))
         after = self.manner.after_end(job, transition)
         if after is not None:
             self.finishing += 1
             self._run_hook(self._after(after))
         self.on_room()
+
+    async def _give_back(self, lease: Lease) -> None:
+        try:
+            await self.release([lease])
+        except (exceptions.RedisError, OSError) as error:
+            logger.warning(
+                "job %s runs again when its lease has ended: it could not be given back: %s",
+                lease.job_id,
+                error,
+            )
 
     async def _after(self, after: Awaitable[None]) -> None:
         try:
@@ -398,6 +387,10 @@ class RedisStore:
 
 def _nothing(*_: Any) -> None:
     pass
+
+
+def _not_yet(_: bool) -> None:
+    raise AssertionError("set before the finish is put")
 
 
 def _from_thread(

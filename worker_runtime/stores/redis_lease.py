@@ -27,6 +27,8 @@ class Lease(msgspec.Struct, gc=False, eq=False):
     token      the value of its in-progress key: this process and this claim
     tries      the value of its retry counter while it is held
     score      when it was due, Unix ms, as the queue had it
+    is_ending  the end of the attempt is on its way to Redis
+    successor  what this process claimed of the same job meanwhile
     """
 
     job_id: str
@@ -35,6 +37,8 @@ class Lease(msgspec.Struct, gc=False, eq=False):
     tries: int
     score: int
     enqueued_ms: int = 0
+    is_ending: bool = False
+    successor: Lease | None = None
 
 
 class LeaseKeeper:
@@ -93,11 +97,12 @@ class LeaseKeeper:
             for field in (lease.job_id, lease.queue_key, lease.token, str(lease.tries))
         )
         lease_ms = int(self._lease_s * 1000)
+        tokens = {lease.job_id: lease.token for lease in leases}
         lost = [job_id.decode() for job_id in self._renew.call_blocking(client, lease_ms, packed)]
         # What ended or was put back while the answer was on its way is not lost.
-        tokens = {lease.job_id: lease.token for lease in leases}
         held = self.held.copy()
         lost = [i for i in lost if i in held and held[i].token == tokens[i]]
+        lost = [i for i in lost if held[i].successor is None]
         if lost and not self._stopping.is_set():
             self._on_lost(lost)
 

@@ -7,9 +7,9 @@ import asyncio
 import functools
 import hashlib
 import importlib.resources
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, Protocol
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qsl, unquote, urlsplit
 
 import msgspec
 
@@ -43,6 +43,14 @@ __all__ = [
 # nothing, and a peer that vanished without a word is noticed.
 ANSWER_TIMEOUT_S = 60.0
 CONNECT_TIMEOUT_S = 5.0
+_TLS_OPTIONS = (
+    "ssl_cert_reqs",
+    "ssl_ca_certs",
+    "ssl_certfile",
+    "ssl_keyfile",
+    "ssl_check_hostname",
+)
+_CERTIFICATES = ("none", "optional", "required")
 _PASSING_WORDS = ("READONLY", "LOADING", "MASTERDOWN", "OOM", "BUSY", "NOREPLICAS", "MISCONF")
 
 
@@ -76,26 +84,31 @@ class RedisLocation(msgspec.Struct, frozen=True, kw_only=True):
             )
 
     @classmethod
-    def from_url(cls, url: str) -> RedisLocation:
-        """From `redis://`, `rediss://` or `unix://`, as arq's `from_dsn`. Raises
-        ConfigurationError."""
+    def from_url(cls, url: str, *, is_strict: bool = True) -> RedisLocation:
+        """From `redis://`, `rediss://` or `unix://`, as arq's `from_dsn`, with TLS options as
+        redis-py names them (`?ssl_cert_reqs=none`). Raises ConfigurationError; `is_strict`: for
+        unknown options too. No message has the password."""
         parts = urlsplit(url)
+        shown = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
         if parts.scheme not in ("redis", "rediss", "unix"):
-            raise ConfigurationError(f"{url!r}: must be redis://, rediss:// or unix://")
-        query = parse_qs(parts.query)
-        number = query.get("db", [""])[0] or ("" if parts.scheme == "unix" else parts.path[1:])
-        try:
-            database, port = int(number or 0), parts.port or 6379
-        except ValueError:
-            raise ConfigurationError(f"{url!r}: database and port must be numbers") from None
+            raise ConfigurationError(f"store {shown}: must be redis://, rediss:// or unix://")
+        options = dict(parse_qsl(parts.query))
+        number = options.pop("db", "") or ("" if parts.scheme == "unix" else parts.path[1:])
+        tls = _tls_options(options, has_tls=parts.scheme == "rediss", shown=shown)
+        if options and is_strict:
+            raise ConfigurationError(
+                f"store {shown}: unknown options: {', '.join(options)}; known are db, serializer, "
+                f"{', '.join(_TLS_OPTIONS)}"
+            )
         return cls(
             host=parts.hostname or "localhost",
-            port=port,
+            port=_whole(lambda: parts.port or 6379, f"store {shown}: the port"),
             ssl=parts.scheme == "rediss",
-            username=parts.username,
-            password=parts.password,
-            database=database,
-            unix_socket_path=parts.path if parts.scheme == "unix" else None,
+            username=unquote(parts.username) if parts.username else None,
+            password=unquote(parts.password) if parts.password else None,
+            database=_whole(lambda: int(number or 0), f"store {shown}: the database"),
+            unix_socket_path=unquote(parts.path) if parts.scheme == "unix" else None,
+            **tls,
         )
 
     @classmethod
@@ -120,6 +133,8 @@ class RedisLocation(msgspec.Struct, frozen=True, kw_only=True):
         """An asyncio client, of `kind` where given; it connects on its first command."""
         kind = kind or async_redis.Redis
         if self.sentinel:
+            # A pool that follows the master has no such mode, and hands options to connections.
+            options.pop("single_connection_client", None)
             sentinel = AsyncSentinel(self.host, **self._tls())  # type: ignore[no-untyped-call]
             return sentinel.master_for(
                 self.sentinel_master, redis_class=kind, **self._common(), **options
@@ -142,7 +157,7 @@ class RedisLocation(msgspec.Struct, frozen=True, kw_only=True):
     def _tls(self) -> dict[str, Any]:
         if not self.ssl:
             return {}
-        if self.ssl_cert_reqs not in ("none", "optional", "required"):
+        if self.ssl_cert_reqs not in _CERTIFICATES:
             raise ConfigurationError(
                 f"ssl_cert_reqs={self.ssl_cert_reqs!r}: must be none, optional or required"
             )
@@ -167,6 +182,25 @@ class RedisLocation(msgspec.Struct, frozen=True, kw_only=True):
             "max_connections": self.max_connections,
             **keepalive,
         }
+
+
+def _whole(read: Callable[[], int], what: str) -> int:
+    try:
+        return read()
+    except ValueError:
+        raise ConfigurationError(f"{what} must be a number") from None
+
+
+def _tls_options(options: dict[str, str], *, has_tls: bool, shown: str) -> dict[str, Any]:
+    """The TLS options of a URL, taken out of `options`. Raises ConfigurationError."""
+    found: dict[str, Any] = {n: options.pop(n) for n in _TLS_OPTIONS if n in options}
+    if found and not has_tls:
+        raise ConfigurationError(f"store {shown}: {', '.join(found)} goes with rediss://")
+    if found.get("ssl_cert_reqs", "none") not in _CERTIFICATES:
+        raise ConfigurationError(f"store {shown}: ssl_cert_reqs must be none, optional or required")
+    if "ssl_check_hostname" in found:
+        found["ssl_check_hostname"] = found["ssl_check_hostname"].lower() in ("1", "true", "yes")
+    return found
 
 
 class _Client(Protocol):
@@ -243,8 +277,11 @@ async def end_tasks(tasks: Iterable[asyncio.Task[None]]) -> None:
 
 
 async def close_client(client: Any) -> None:
-    """Close an asyncio client; redis-py 4 has another name for it than 5."""
-    await (client.aclose() if hasattr(client, "aclose") else client.close())
+    """Close an asyncio client, with those that ask the Sentinels for it; redis-py 4 has another
+    name for it than 5."""
+    manager = getattr(client.connection_pool, "sentinel_manager", None)
+    for each in (client, *(manager.sentinels if manager is not None else ())):
+        await (each.aclose() if hasattr(each, "aclose") else each.close())
 
 
 async def drop_connections(client: Any) -> None:

@@ -28,11 +28,13 @@ class Claimed(msgspec.Struct, gc=False):
 
 class Claims(msgspec.Struct, gc=False):
     """What one claim found. `waiting` counts the queue with those in progress; `next_due` is the
-    Unix time at which the next scheduled job becomes due, None where there is none."""
+    Unix time at which the next scheduled job becomes due, None where there is none. `is_late`: it
+    took nothing, because others should speak first; see `redis_claims`."""
 
     jobs: list[Claimed]
     waiting: int
     next_due: float | None
+    is_late: bool = False
 
 
 class Manner:

@@ -137,8 +137,10 @@ class Records:
 
 def fill_ended(job: Job, found: WireResult) -> None:
     """Write a result that was found in Redis into the record of its job."""
-    job.attempt = found.job.job_try or 1
-    job.started_at = found.started_ms / 1000
+    tries = found.job.job_try
+    job.attempt = 1 if tries is None else tries
+    if job.attempt:  # else it was cancelled before it ran, by us: arq counts such a try
+        job.started_at = found.started_ms / 1000
     job.ended_at = found.finished_ms / 1000
     if found.success:
         job.state, job.result = COMPLETED, found.value

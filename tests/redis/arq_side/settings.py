@@ -84,3 +84,29 @@ class NarrowSettings(WorkerSettings):
     poll_delay = 0.05
     queue_read_limit = 10
     lease_s = 3
+
+
+class BurstSettings:
+    """Ends by itself, unless it is told not to."""
+
+    functions = [add]
+    redis_settings = WorkerSettings.redis_settings
+    poll_delay = 0.05
+    burst = True
+
+
+LOG_DICT = {
+    "version": 1,
+    "formatters": {"own": {"format": "OWN %(message)s"}},
+    "handlers": {"own": {"class": "logging.StreamHandler", "formatter": "own"}},
+    "loggers": {"arq": {"handlers": ["own"], "level": "INFO"}},
+}
+
+
+class PatientSettings:
+    """Lets running jobs end when it is stopped."""
+
+    functions = [sleep]
+    redis_settings = WorkerSettings.redis_settings
+    poll_delay = 0.05
+    job_completion_wait = 30

@@ -5,11 +5,18 @@
 -- stepped over here, a page at a time: they cannot block what stands behind them.
 --
 -- ARGV: limit, token, lease (ms), now (ms), token of a claim whose answer was lost ('': none),
---       key of ids that this worker's kind does not know, most ids to look at, queue...
--- Returns {waiting, next score or false, jobs}; a job is
+--       key of ids that this worker's kind does not know, most ids to look at, server's time (ms)
+--       after which this claim comes too late ('': never), queue...
+-- Returns {waiting, next score or false, jobs, server's time (ms)}, `waiting` -1 where it came too
+--         late and took nothing; a job is
 --         {id, queue's number, score, tries, payload or false, score of its abort or false, crashes}
 local limit, token, lease, now = tonumber(ARGV[1]), ARGV[2], ARGV[3], ARGV[4]
 local lost, unknown, look_max = ARGV[5], ARGV[6], tonumber(ARGV[7])
+local time = redis.call('TIME')
+local server_now = time[1] * 1000 + math.floor(time[2] / 1000)
+if ARGV[8] ~= '' and server_now > tonumber(ARGV[8]) then
+  return {-1, false, {}, server_now}
+end
 local has_unknown = redis.call('EXISTS', unknown) == 1
 local has_aborts = redis.call('EXISTS', 'arq:abort') == 1
 local jobs, payload_keys, waiting, next_score = {}, {}, 0, false
@@ -39,7 +46,7 @@ local function claim(id, score, number, held)
   jobs[#jobs + 1] = {id, number, score, tries, false, aborted, crashes}
 end
 
-for number = 8, #ARGV do
+for number = 9, #ARGV do
   local queue, offset = ARGV[number], 0
   waiting = waiting + redis.call('ZCARD', queue)
   while #jobs < limit and offset < look_max do
@@ -61,7 +68,7 @@ for number = 8, #ARGV do
       local held = lost ~= '' and holder == lost
       if not holder or held then
         if not (has_unknown and redis.call('SISMEMBER', unknown, id) == 1) then
-          claim(id, due[2 * i], number - 7, held)
+          claim(id, due[2 * i], number - 8, held)
         end
       end
     end
@@ -85,4 +92,4 @@ if #jobs > 0 then
     jobs[i][5] = payloads[i]
   end
 end
-return {waiting, next_score, jobs}
+return {waiting, next_score, jobs, server_now}
