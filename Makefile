@@ -6,6 +6,8 @@ PYTHON ?= python3
 TEST_PYTHONS ?= 3.13
 # Passed on: make test ARGS='-k retry', make run ARGS='--port 9000'
 ARGS ?=
+# The tests start hundreds of interpreters; without bytecode on disk each compiles the package anew.
+unexport PYTHONDONTWRITEBYTECODE
 
 VENV := .venv
 BIN := $(VENV)/bin
