@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import os
+import secrets
 import signal
 import socket
 import subprocess
@@ -55,12 +56,17 @@ async def eventually(
 
 
 def free_port() -> int:
-    """A TCP port on 127.0.0.1 that nothing listened on a moment ago."""
-    with socket.socket() as listener:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind(("127.0.0.1", 0))
-        port: int = listener.getsockname()[1]
-        return port
+    """A TCP port on 127.0.0.1 that nothing listened on a moment ago.
+
+    Below the ports that the kernel gives out: one of those may be taken by anybody's connection
+    until it is listened on, even by the very one that asks whether somebody listens there.
+    """
+    while True:
+        port = secrets.randbelow(32_000 - 10_000) + 10_000
+        with socket.socket() as listener, suppress(OSError):
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listener.bind(("127.0.0.1", port))
+            return port
 
 
 class ServerProcess:
