@@ -12,6 +12,8 @@ import pytest
 
 from worker_runtime.settings import Settings, _variables
 
+pytest_plugins = ["tests.time_limits"]
+
 LoopFactory = Callable[[], asyncio.AbstractEventLoop]
 
 
