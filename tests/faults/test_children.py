@@ -252,7 +252,7 @@ def descriptors() -> int:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="counts descriptors in /proc")
 @pytest.mark.timeout(120)
-async def test_a_thousand_crashes_leave_nothing_behind() -> None:
+async def test_hundreds_of_crashes_leave_nothing_behind() -> None:
     block = tasks.Block(bytearray(300_000))
     async with process_pool(
         tasks.exit_now, tasks.die_with_block, tasks.add, size_max=2, size_min=2
@@ -260,7 +260,7 @@ async def test_a_thousand_crashes_leave_nothing_behind() -> None:
         await assert_serves(pool)
         await eventually(lambda: pool.statistics["idle"] == 2)
         before = descriptors()
-        for batch in range(10):
+        for batch in range(3):
             calls = [
                 pool.call(tasks.die_with_block, block)
                 if number % 10 == 0
@@ -276,7 +276,7 @@ async def test_a_thousand_crashes_leave_nothing_behind() -> None:
         assert len(forkserver.children()) == 2
         assert forkserver.num_fds() <= 10
         assert descriptors() == before
-        assert pool.restarts == {"crashed": 1000}
+        assert pool.restarts == {"crashed": 300}
     assert not forkserver.is_running() or forkserver.status() == psutil.STATUS_ZOMBIE
 
 
