@@ -34,7 +34,7 @@ async def run(*arguments: str) -> tuple[int, str]:
             env={"PATH": "", "COLUMNS": "200", "PYTHONWARNINGS": "error"},
             capture_output=True,
             text=True,
-            timeout=25,
+            timeout=50,
             check=False,
         )
         return done.returncode, done.stdout + done.stderr

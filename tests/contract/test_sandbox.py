@@ -104,7 +104,7 @@ async def test_the_timestamp_says_utc_with_a_z(worker: Worker) -> None:
 async def test_the_duration_is_the_measured_work() -> None:
     async with serving(simulated(response_delay_ms=40)) as worker:
         answer = await worker.ask("POST", "/task", {"id": "a", "weight": 2})
-    assert 75 <= answer.document["processing_time_ms"] < 2000
+    assert 75 <= answer.document["processing_time_ms"] < 20_000  # neither s nor us
 
 
 @pytest.mark.parametrize(
