@@ -26,8 +26,7 @@ run: $(VENV)/.installed ## Serve the example tasks on http://127.0.0.1:8080, job
 	@WORKER_STORE="$(WORKER_STORE)" exec $(BIN)/worker-runtime run $(ARGS)
 
 test: $(VENV)/.installed-test ## Run the tests on .venv, and on each of TEST_PYTHONS that is here
-	$(BIN)/python -m pytest $(ARGS)
-	@scripts/test-others "$(TEST_PYTHONS)" $(ARGS)
+	@$(BIN)/python scripts/test-pythons "$(TEST_PYTHONS)" $(ARGS)
 
 check: $(VENV)/.installed-check ## Lint, format, types, floors: ruff, mypy --strict, import-linter
 	$(BIN)/ruff check
