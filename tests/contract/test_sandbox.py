@@ -194,7 +194,8 @@ async def test_a_body_above_the_limit_is_413() -> None:
 
 
 @settings(
-    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=150,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 @given(body=st.one_of(st.binary(max_size=80), st.text(max_size=40).map(str.encode)))
 async def test_no_body_gets_a_5xx(worker: Worker, body: bytes) -> None:
@@ -216,7 +217,8 @@ json_values = st.recursive(
 
 
 @settings(
-    max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=100,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 @given(label=json_values, weight=json_values, more=st.dictionaries(st.text(), json_values))
 async def test_a_json_body_is_run_exactly_when_its_types_fit(

@@ -251,7 +251,6 @@ def descriptors() -> int:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="counts descriptors in /proc")
-@pytest.mark.timeout(120)
 async def test_hundreds_of_crashes_leave_nothing_behind() -> None:
     block = tasks.Block(bytearray(300_000))
     async with process_pool(

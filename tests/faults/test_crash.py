@@ -40,7 +40,6 @@ def test_no_promise_is_broken_by_kills_at_random(tmp_path: Path) -> None:
     assert crashes.finish() == [], ledger.figures()
 
 
-@pytest.mark.timeout(120)
 @pytest.mark.parametrize(
     ("broken", "words"),
     [
@@ -94,7 +93,6 @@ def test_a_kill_at_each_fdatasync_of_a_short_run_breaks_nothing(tmp_path: Path) 
 
 
 @needs_strace
-@pytest.mark.timeout(120)
 @pytest.mark.parametrize("when", ["12", "12+"])
 def test_a_failed_fsync_once_or_for_good_ends_the_process(tmp_path: Path, when: str) -> None:
     path = tmp_path / "jobs.db"

@@ -6,8 +6,6 @@ import random
 import shutil
 from pathlib import Path
 
-import pytest
-
 from tests.faults.power_loss import Call, lines_until, restore, trace
 from tests.faults.test_crash import STRACE, needs_strace
 from tests.stores.support import make_store, rows
@@ -57,13 +55,11 @@ async def cut(tmp_path: Path, ack: str, seed: int) -> list[str]:
 
 
 @needs_strace
-@pytest.mark.timeout(120)
 async def test_a_power_cut_breaks_no_promise(tmp_path: Path) -> None:
     assert await cut(tmp_path, "durable", seed=7) == []
 
 
 @needs_strace
-@pytest.mark.timeout(120)
 async def test_the_check_sees_a_store_that_does_not_sync(tmp_path: Path) -> None:
     found = await cut(tmp_path, "os", seed=7)
     assert any("is lost after A" in problem for problem in found)

@@ -7,14 +7,10 @@ import random
 import subprocess
 from typing import Any
 
-import pytest
-
 from tests.helpers import eventually
 from tests.redis.arq_env import NEWEST, ask, start_our_worker
 from tests.redis.redis_server import RedisServer
 from worker_runtime.arq import RedisSettings, create_pool
-
-pytestmark = pytest.mark.timeout(120)
 
 JOBS = 240
 

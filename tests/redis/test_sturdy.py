@@ -23,8 +23,6 @@ from worker_runtime import RunAgain, Runtime, Settings, State, task
 from worker_runtime.arq import RedisSettings, create_pool, func
 from worker_runtime.arq_worker import ArqWorker
 
-pytestmark = pytest.mark.timeout(90)
-
 Start = Callable[..., subprocess.Popen[bytes]]
 
 
