@@ -60,16 +60,17 @@ def test_a_store_that_breaks_its_promise_is_caught(tmp_path: Path, broken: str, 
 
 
 def traced(path: Path, *inject: str, ack: str = "durable") -> tuple[int, bytes]:
-    """A life of the worker in which strace tampers with its system calls: exit status, ledger."""
+    """A life of the worker that strace ends by tampering with its system calls: exit status,
+    ledger. Left alone it would end by itself after many more calls, also on a slow machine."""
     assert STRACE is not None
     worker = [sys.executable, "-m", "tests.faults.crash_worker", str(path), "--ack", ack]
-    short = ["--callers", "4", "--run-s", "0.5"]
+    short = ["--callers", "4", "--run-s", "30"]
     life = subprocess.run(
         [STRACE, "-f", "-qq", "-o", "/dev/null", *inject, *worker, *short],
         cwd=ROOT,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
-        timeout=60,
+        timeout=100,
     )
     return life.returncode, life.stdout
 

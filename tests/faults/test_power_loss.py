@@ -39,9 +39,15 @@ async def broken_promises(calls: list[Call], at: float, directory: Path) -> list
 async def cut(tmp_path: Path, ack: str, seed: int) -> list[str]:
     """Cut the power at many moments of one life; all promises that were broken."""
     assert STRACE is not None
-    calls = trace(STRACE, tmp_path, ack)
-    opened_at = next(c.ended_at for c in calls if c.path == "ledger" and c.data == b"R\n")
-    moments = [call.ended_at for call in calls if call.ended_at >= opened_at]
+    moments: list[float] = []
+    for run_s in (0.3, 2, 10):  # a slow machine needs longer for as much
+        life = tmp_path / f"life-{run_s}"
+        life.mkdir()
+        calls = trace(STRACE, life, ack, run_s)
+        opened_at = next(c.ended_at for c in calls if c.path == "ledger" and c.data == b"R\n")
+        moments = [call.ended_at for call in calls if call.ended_at >= opened_at]
+        if len(moments) > 2 * POINTS:
+            break
     assert len(moments) > POINTS
     chance = random.Random(seed)
     found = []
