@@ -6,6 +6,8 @@ PYTHON ?= python3
 TEST_PYTHONS ?= 3.13
 # Passed on: make test ARGS='-k retry', make run ARGS='--port 9000'
 ARGS ?=
+# The tests start hundreds of interpreters; without bytecode on disk each compiles the package anew.
+unexport PYTHONDONTWRITEBYTECODE
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -24,8 +26,7 @@ run: $(VENV)/.installed ## Serve the example tasks on http://127.0.0.1:8080, job
 	@WORKER_STORE="$(WORKER_STORE)" exec $(BIN)/worker-runtime run $(ARGS)
 
 test: $(VENV)/.installed-test ## Run the tests on .venv, and on each of TEST_PYTHONS that is here
-	$(BIN)/python -m pytest $(ARGS)
-	@scripts/test-others "$(TEST_PYTHONS)" $(ARGS)
+	@$(BIN)/python scripts/test-pythons "$(TEST_PYTHONS)" $(ARGS)
 
 check: $(VENV)/.installed-check ## Lint, format, types, floors: ruff, mypy --strict, import-linter
 	$(BIN)/ruff check

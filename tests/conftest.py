@@ -13,6 +13,19 @@ import pytest
 
 from worker_runtime.settings import Settings, _variables
 
+# The same examples each time, and none of them late: a change passes or fails by what it does. To
+# look for new ones: `make test ARGS=--hypothesis-profile=search`.
+hypothesis.settings.register_profile("search", deadline=None)
+hypothesis.settings.register_profile(
+    "fixed",
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=[hypothesis.HealthCheck.too_slow],
+)
+hypothesis.settings.load_profile("fixed")
+
+pytest_plugins = ["tests.time_limits"]
+
 LoopFactory = Callable[[], asyncio.AbstractEventLoop]
 
 # How long an example takes says something about the machine. The time limit of the test holds.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import os
+import secrets
 import signal
 import socket
 import subprocess
@@ -22,21 +23,27 @@ T = TypeVar("T")
 
 ROOT = Path(__file__).resolve().parent.parent
 POLL_S = 0.01
+# How long a condition may take on a machine that does much else. Waiting less saves nothing: a
+# condition that comes is seen when it comes.
+PATIENCE_S = 20.0
 
 
 @overload
 async def eventually(
     predicate: Callable[[], Awaitable[T | Literal[False] | None]],
-    timeout_s: float = 5.0,
+    timeout_s: float = PATIENCE_S,
     *,
     what: str = "",
 ) -> T: ...
 @overload
 async def eventually(
-    predicate: Callable[[], T | Literal[False] | None], timeout_s: float = 5.0, *, what: str = ""
+    predicate: Callable[[], T | Literal[False] | None],
+    timeout_s: float = PATIENCE_S,
+    *,
+    what: str = "",
 ) -> T: ...
 async def eventually(
-    predicate: Callable[[], Any], timeout_s: float = 5.0, *, what: str = ""
+    predicate: Callable[[], Any], timeout_s: float = PATIENCE_S, *, what: str = ""
 ) -> Any:
     """The first truthy value of `predicate`, asked again until then.
 
@@ -55,12 +62,17 @@ async def eventually(
 
 
 def free_port() -> int:
-    """A TCP port on 127.0.0.1 that nothing listened on a moment ago."""
-    with socket.socket() as listener:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind(("127.0.0.1", 0))
-        port: int = listener.getsockname()[1]
-        return port
+    """A TCP port on 127.0.0.1 that nothing listened on a moment ago.
+
+    Below the ports that the kernel gives out: one of those may be taken by anybody's connection
+    until it is listened on, even by the very one that asks whether somebody listens there.
+    """
+    while True:
+        port = secrets.randbelow(32_000 - 10_000) + 10_000
+        with socket.socket() as listener, suppress(OSError):
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listener.bind(("127.0.0.1", port))
+            return port
 
 
 class ServerProcess:
@@ -88,7 +100,7 @@ class ServerProcess:
     def signal(self, number: signal.Signals) -> None:
         self.process.send_signal(number)
 
-    async def wait(self, timeout_s: float = 10.0) -> int:
+    async def wait(self, timeout_s: float = PATIENCE_S) -> int:
         """The exit code, once the process has ended. Fails the test after `timeout_s` seconds."""
         await eventually(
             lambda: self.process.poll() is not None,
@@ -97,7 +109,7 @@ class ServerProcess:
         )
         return self.process.returncode
 
-    async def stop(self, timeout_s: float = 10.0) -> int:
+    async def stop(self, timeout_s: float = PATIENCE_S) -> int:
         """SIGTERM, and the exit code."""
         self.signal(signal.SIGTERM)
         return await self.wait(timeout_s)
@@ -122,7 +134,7 @@ async def start_server_process(
     env: Mapping[str, str] | None = None,
     cwd: Path | None = None,
     port: int | None = None,
-    ready_within_s: float = 15.0,
+    ready_within_s: float = 30.0,
 ) -> AsyncIterator[ServerProcess]:
     """`python -m worker_runtime run ARGUMENTS` on a free port of 127.0.0.1, ready to serve.
 

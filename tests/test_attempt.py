@@ -169,9 +169,12 @@ async def test_an_exception_is_not_kept_alive_by_the_history() -> None:
     async with running(work, in_thread) as runtime:
         await ended(runtime, work)
         await ended(runtime, in_thread)
-        await asyncio.sleep(0.01)
-        gc.collect()
-        assert [found() for found in alive] == [None, None]
+
+        def are_gone() -> bool:
+            gc.collect()
+            return [found() for found in alive] == [None, None]
+
+        await eventually(are_gone)
 
 
 async def test_errors_keep_the_innermost_frames() -> None:

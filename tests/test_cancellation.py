@@ -282,14 +282,14 @@ async def test_waiting_for_a_thread_does_not_count_against_the_deadline() -> Non
     def hold() -> None:
         release.wait(20)
 
-    @task(timeout_s=0.2)
+    @task(timeout_s=0.5)
     def limited() -> str:
         return "in time"
 
     async with Runtime([hold, limited], concurrency=2, threads=1) as runtime:
         await runtime.enqueue(hold)
         handle = await runtime.enqueue(limited)
-        await asyncio.sleep(0.3)
+        await asyncio.sleep(0.6)
         assert handle.state is State.RUNNING
         release.set()
         assert await handle.result(timeout_s=5) == "in time"
@@ -330,21 +330,17 @@ async def test_a_deadline_of_the_settings_holds_for_tasks_without_one() -> None:
 
 @pytest.mark.both_loops
 async def test_deadlines_are_kept_in_their_own_order() -> None:
-    ended: list[float] = []
-
-    async def slow(timeout_s: float) -> None:
-        try:
-            await asyncio.sleep(60)
-        finally:
-            ended.append(timeout_s)
-
-    async with Runtime([slow], settings=QUICK) as runtime:
-        handles = []
-        for timeout_s in (0.06, 0.02, 0.04):
-            handles.append(await runtime.options(timeout_s=timeout_s).enqueue(slow, timeout_s))
-        for handle in handles:
-            assert await handle.wait(timeout_s=5) is State.FAILED
-    assert ended == [0.02, 0.04, 0.06]
+    async with Runtime([wait_for_ever], settings=QUICK) as runtime:
+        last, first, second = [
+            await runtime.options(timeout_s=timeout_s).enqueue(wait_for_ever)
+            for timeout_s in (60, 0.02, 0.5)
+        ]
+        assert await first.wait(timeout_s=10) is State.FAILED
+        assert await second.wait(timeout_s=10) is State.FAILED
+        ends = [handle.job.ended_at for handle in (first, second)]
+        assert ends == sorted(ends, key=lambda at: at or 0.0)
+        assert last.state is State.RUNNING
+        await last.cancel()
 
 
 async def test_a_timeout_is_tried_again_as_often_as_the_retry_says() -> None:
@@ -493,9 +489,8 @@ async def test_stop_ends_on_time_whatever_ignores_it(where: str, stubborn: Stubb
     async with runtime:
         handles = [await runtime.enqueue(where) for _ in range(3)]
         await eventually(lambda: stubborn.running == 3)
-        began_at = time.monotonic()
         await runtime.stop(within_s=0.02)
-        assert time.monotonic() - began_at < 3
+        assert stubborn.running == 3  # it did not wait for their end
     for handle in handles:
         check_abandoned(handle.info(), f"abandoned_{where}")
 

@@ -66,6 +66,64 @@ def served(monkeypatch: pytest.MonkeyPatch) -> Served:
     return served
 
 
+def refusal(*arguments: str) -> str:
+    """The one line with which `run` refuses to start."""
+    code, output = invoke("run", *arguments)
+    assert code == 2, output
+    assert output.count("\n") == 1, output
+    assert output.startswith("worker-runtime: ")
+    return output
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [
+        ("PORT", "http"),
+        ("PORT", "70000"),
+        ("MAX_CONCURRENT", "0"),
+        ("QUEUE_CAPACITY", "-1"),
+        ("TASK_TIMEOUT", "soon"),
+        ("LOG_LEVEL", "LOUD"),
+        ("LOG_FORMAT", "xml"),
+        ("WORKER_DIALECTS", "sandbox,klingon"),
+        ("FAILURE_RATE", "1.5"),
+        ("WORKER_ALLOW_ANONYMOUS", "perhaps"),
+    ],
+)
+def test_a_wrong_value_is_refused_with_its_variable(
+    served: Served, monkeypatch: pytest.MonkeyPatch, variable: str, value: str
+) -> None:
+    monkeypatch.setenv(variable, value)
+    assert f"{variable}={value!r}" in refusal()
+
+
+def test_variables_that_disagree_are_refused(
+    served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MAX_CONCURRENT", "3")
+    monkeypatch.setenv("MAX_CONCURRENT_REQUESTS", "4")
+    assert "MAX_CONCURRENT and MAX_CONCURRENT_REQUESTS disagree" in refusal()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        (["--dialects", "sandbox,klingon"], "'klingon' is not a dialect; allowed: sandbox"),
+        (["no_such_module"], "cannot import 'no_such_module': ModuleNotFoundError"),
+        (["worker_runtime:nothing"], "worker_runtime has no attribute 'nothing'"),
+    ],
+)
+def test_wrong_arguments_are_refused(served: Served, arguments: list[str], text: str) -> None:
+    assert text in refusal(*arguments)
+
+
+def test_a_store_that_does_not_exist_is_refused(
+    served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WORKER_STORE", "carrier-pigeon://")
+    assert "carrier-pigeon://" in refusal()
+
+
 own_settings = Runtime([], settings=Settings(port=7001, queue_capacity=7, name="own"))
 
 

@@ -37,6 +37,6 @@ def test_a_program_prints_what_the_page_says(tmp_path: Path, source: str, output
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
-        timeout=20,
+        timeout=50,
     )
     assert (done.returncode, done.stdout) == (0, output), done.stderr

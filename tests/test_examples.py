@@ -35,7 +35,7 @@ def test_plain_asyncio() -> None:
         env=ENVIRONMENT,
         capture_output=True,
         text=True,
-        timeout=20,
+        timeout=50,
         check=True,
     )
     assert re.sub(r"[0-9a-f]{32}", "ID", done.stdout) == PLAIN_ASYNCIO
@@ -62,12 +62,12 @@ async def test_embed_aiohttp() -> None:
                     except aiohttp.ClientConnectionError:
                         return ""
 
-                mail = await eventually(lambda: create("Ada"), 10)
+                mail = await eventually(lambda: create("Ada"))
                 async with http.get(f"{url}/background/jobs/{mail}?wait_s=5") as answer:
                     assert (await answer.json())["result"] == "welcome, Ada"
                 await create("Grace")
             process.send_signal(signal.SIGTERM)
-            output, _ = process.communicate(timeout=15)
+            output, _ = process.communicate(timeout=30)
         finally:
             process.kill()
     assert process.returncode == 0

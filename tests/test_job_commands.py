@@ -47,7 +47,7 @@ async def jobs(*arguments: str, **environment: str) -> Done:
             env={**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "200", **environment},
             capture_output=True,
             text=True,
-            timeout=20,
+            timeout=50,
         )
         return Done(done.returncode, done.stdout, done.stderr)
 

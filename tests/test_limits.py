@@ -124,18 +124,18 @@ async def test_keys_take_turns(crowd: Crowd) -> None:
 async def test_a_rate_spreads_the_starts() -> None:
     starts: list[float] = []
 
-    @task(limit=Limit(rate=2, per_s=0.4))
+    @task(limit=Limit(rate=2, per_s=1.0))
     async def work() -> None:
         starts.append(time.monotonic())
 
     async with Runtime([work], concurrency=8) as runtime:
-        for _ in range(5):
+        for _ in range(4):
             await runtime.enqueue(work)
         await runtime.join()
     gaps = [later - starts[0] for later in starts]
-    # Two at once, then one each 0.2 s. A busy machine may be late, never early.
-    assert all(gap >= 0.2 * (n - 1) - 0.02 for n, gap in enumerate(gaps) if n >= 2)
-    assert gaps[1] < 0.2
+    # Two at once, then one each 0.5 s. A busy machine may be late, never early.
+    assert all(gap >= 0.5 * (n - 1) - 0.02 for n, gap in enumerate(gaps) if n >= 2)
+    assert gaps[1] < 0.5
 
 
 async def test_what_ends_an_attempt_gives_its_place_back(crowd: Crowd) -> None:
@@ -257,7 +257,7 @@ def test_a_rate_says_when_the_next_may_start() -> None:
     assert line.pop_nowait() is not None
     assert line.pop_nowait() is None
     assert line.allowed_at is not None
-    assert 9.9 < line.allowed_at - before < 10.1
+    assert before + 9.9 < line.allowed_at < time.time() + 10.1
 
 
 def test_what_is_kept_of_idle_keys_is_bounded() -> None:

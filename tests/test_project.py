@@ -42,6 +42,29 @@ def test_the_public_names_exist_sorted_and_documented() -> None:
     assert (ROOT / "worker_runtime" / "py.typed").exists()
 
 
+@pytest.mark.parametrize(
+    ("module", "needless"),
+    [
+        ("worker_runtime", {"aiohttp", "click", "prometheus_client", "rich", "watchfiles"}),
+        ("worker_runtime.health_check", {"aiohttp", "click", "prometheus_client"}),
+        ("worker_runtime.cli", {"aiohttp", "prometheus_client", "rich", "watchfiles"}),
+        ("worker_runtime.server", {"rich", "watchfiles"}),
+    ],
+)
+def test_without_the_extras_everything_else_works_and_imports_no_more_than_it_needs(
+    module: str, needless: set[str]
+) -> None:
+    program = f"""
+import sys
+sys.modules.update(dict.fromkeys(("redis", "opentelemetry")))  # as if they were not installed
+import {module}
+print(*sys.modules)
+"""
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert needless.isdisjoint(done.stdout.split())
+
+
 def test_every_make_target_is_in_the_help() -> None:
     makefile = (ROOT / "Makefile").read_text()
     phony = re.search(r"^\.PHONY: (.+)$", makefile, re.MULTILINE)

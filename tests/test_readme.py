@@ -40,7 +40,7 @@ def test_python(tmp_path: Path, source: str, output: str) -> None:
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
-        timeout=20,
+        timeout=50,
     )
     assert (done.returncode, done.stdout) == (0, output), done.stderr
 
@@ -71,7 +71,7 @@ def test_console(tmp_path: Path, session: str) -> None:
         env=environment,
         capture_output=True,
         text=True,
-        timeout=25,
+        timeout=50,
     )
     assert done.returncode == 0, done.stderr
     # An answer of the API ends without a line break.

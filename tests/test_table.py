@@ -144,8 +144,8 @@ async def test_waiters_are_woken_when_the_job_ends() -> None:
     job = add(table, make_job())
     waiters = [table.wait(job), table.wait(job)]
     end(table, job)
-    await asyncio.wait_for(asyncio.gather(*waiters), 1)
-    await asyncio.wait_for(table.wait(job), 1)  # it has ended already
+    await asyncio.wait_for(asyncio.gather(*waiters), 10)
+    await asyncio.wait_for(table.wait(job), 10)  # it has ended already
 
 
 async def test_waiters_are_bounded_and_those_who_left_do_not_count() -> None:
@@ -159,7 +159,7 @@ async def test_waiters_are_bounded_and_those_who_left_do_not_count() -> None:
     assert len(job.waiters) == 1
     third = table.wait(job)
     end(table, job)
-    await asyncio.wait_for(third, 1)
+    await asyncio.wait_for(third, 10)
     await asyncio.sleep(0)
     other = add(table, make_job())
     assert [table.wait(other) for _ in range(2)]

@@ -34,7 +34,7 @@ async def run(*arguments: str, columns: int = 200) -> tuple[int, str]:
             env={"PATH": "", "COLUMNS": str(columns), "PYTHONWARNINGS": "error"},
             capture_output=True,
             text=True,
-            timeout=25,
+            timeout=50,
             check=False,
         )
         return done.returncode, done.stdout + done.stderr

@@ -428,7 +428,7 @@ asyncio.run(main(sys.argv[1], sys.argv[2], sys.argv[3] == "first"))
 
 def _run(arguments: list[str]) -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    return subprocess.run(arguments, env=environment, capture_output=True, text=True, timeout=20)
+    return subprocess.run(arguments, env=environment, capture_output=True, text=True, timeout=50)
 
 
 async def test_a_kill_in_the_middle_loses_no_step(tmp_path: Path) -> None:

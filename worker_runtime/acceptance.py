@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from worker_runtime.enqueue import WIRE, Call, EnqueueOptions
 from worker_runtime.errors import (
@@ -21,9 +21,11 @@ from worker_runtime.errors import (
 )
 from worker_runtime.intake import Intake
 from worker_runtime.job import Job
-from worker_runtime.shared import SharedQueues
 from worker_runtime.stores import Store
 from worker_runtime.uniqueness import Uniqueness
+
+if TYPE_CHECKING:
+    from worker_runtime.shared import SharedQueues
 
 Accepted = tuple[Job, bool]
 """A job, and whether it is new: False where its id or unique key was known."""

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from worker_runtime.clock import Clock
 from worker_runtime.dispatcher import Dispatcher
 from worker_runtime.finisher import Finisher
 from worker_runtime.job import RUNNING, Failure, Job, Outcome, OutcomeKind, StopReason
-from worker_runtime.shared import SharedQueues
 from worker_runtime.workflow import HeldJobs
+
+if TYPE_CHECKING:
+    from worker_runtime.shared import SharedQueues
 
 
 class Cancellation:

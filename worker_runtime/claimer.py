@@ -203,6 +203,8 @@ class Claimer:
             self.claimed_count += len(claims.jobs)
             found += len(claims.jobs)
             if claims.jobs:
+                # What is put back and claimed again by this very process: first the one is shown.
+                await self._store.outbox.told({claimed.lease.job_id for claimed in claims.jobs})
                 await self._admission.admit(lane, claims.jobs)
         return found
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Sequence
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -12,9 +13,11 @@ from worker_runtime.finisher import Finisher
 from worker_runtime.inspection import Inspection, JobFilter
 from worker_runtime.intake import PLAIN, Intake
 from worker_runtime.job import CANCELLED, COMPLETED, FAILED, TERMINAL_STATES, Job
-from worker_runtime.shared import SharedQueues
 from worker_runtime.stores import Archive
 from worker_runtime.table import JobTable
+
+if TYPE_CHECKING:
+    from worker_runtime.shared import SharedQueues
 
 RETRYABLE_STATES = frozenset({FAILED, CANCELLED})
 

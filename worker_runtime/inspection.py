@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from datetime import datetime
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -18,9 +19,11 @@ from worker_runtime.job import (
     describe,
     utc,
 )
-from worker_runtime.shared import SharedQueues
 from worker_runtime.stores import Archive, Store
 from worker_runtime.table import JobTable
+
+if TYPE_CHECKING:
+    from worker_runtime.shared import SharedQueues
 
 PAGE_LIMIT_MAX = 1000
 

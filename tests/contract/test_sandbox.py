@@ -105,7 +105,7 @@ async def test_the_timestamp_says_utc_with_a_z(worker: Worker) -> None:
 async def test_the_duration_is_the_measured_work() -> None:
     async with serving(simulated(response_delay_ms=40)) as worker:
         answer = await worker.ask("POST", "/task", {"id": "a", "weight": 2})
-    assert 75 <= answer.document["processing_time_ms"] < 2000
+    assert 75 <= answer.document["processing_time_ms"] < 20_000  # neither s nor us
 
 
 async def test_the_duration_is_never_short_of_the_delay() -> None:
@@ -202,7 +202,8 @@ async def test_a_body_above_the_limit_is_413() -> None:
 
 
 @settings(
-    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=150,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 @given(body=st.one_of(st.binary(max_size=80), st.text(max_size=40).map(str.encode)))
 async def test_no_body_gets_a_5xx(worker: Worker, body: bytes) -> None:
@@ -224,7 +225,8 @@ json_values = st.recursive(
 
 
 @settings(
-    max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=100,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 @given(label=json_values, weight=json_values, more=st.dictionaries(st.text(), json_values))
 async def test_a_json_body_is_run_exactly_when_its_types_fit(

@@ -20,6 +20,13 @@ async def record(ctx: JobContext, path: str, seconds: float) -> str:
 
 
 @task
+async def wait_for_file(ctx: JobContext, path: str) -> str:
+    while not Path(path).exists():
+        await asyncio.sleep(0.01)
+    return ctx.job_id
+
+
+@task
 async def stubborn() -> None:
     """Ignore every cancel."""
     while True:

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
-import pytest
 
 from tests.helpers import ROOT, ServerProcess, eventually, free_port, start_server_process
 
@@ -96,7 +95,6 @@ def worker(
     )
 
 
-@pytest.mark.timeout(60)
 async def test_a_worker_crashes_is_noticed_and_comes_back(tmp_path: Path) -> None:
     async with (
         running_backend() as backend,
@@ -149,7 +147,6 @@ async def test_a_worker_crashes_is_noticed_and_comes_back(tmp_path: Path) -> Non
         assert await survivor.stop() == 0
 
 
-@pytest.mark.timeout(60)
 async def test_the_backend_crashes_and_its_workers_find_it_again(tmp_path: Path) -> None:
     async with running_backend() as backend, worker(backend, "w-1") as one:
         await backend.reaches("w-1", "AVAILABLE")
@@ -165,7 +162,6 @@ async def test_the_backend_crashes_and_its_workers_find_it_again(tmp_path: Path)
         assert one.log.count("Worker registered successfully") == 2
 
 
-@pytest.mark.timeout(60)
 async def test_a_stop_is_announced_with_the_operation_it_cuts_short(tmp_path: Path) -> None:
     async with running_backend() as backend, worker(backend, "w-1") as one:
         await backend.reaches("w-1", "AVAILABLE")

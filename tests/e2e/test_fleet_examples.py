@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
-import pytest
 
 from tests.helpers import ROOT, eventually, free_port, start_server_process
 
@@ -21,7 +20,6 @@ async def ask(http: aiohttp.ClientSession, method: str, url: str, body: Any = No
         return await answer.json()
 
 
-@pytest.mark.timeout(60)
 async def test_vera_polls_its_example_to_the_end() -> None:
     env = {"WORKER_IMPORT": "cluster_tasks", "WORKER_ID": "vera-worker-1", "MAX_WORKERS": "2"}
     async with (
@@ -48,7 +46,6 @@ async def test_vera_polls_its_example_to_the_end() -> None:
         assert "detail" in await ask(http, "POST", f"{server.url}/task/submit", hidden)
 
 
-@pytest.mark.timeout(60)
 async def test_a_backend_dispatches_to_the_data_processing_worker(tmp_path: Path) -> None:
     (tmp_path / "test.csv").write_text("symbol,price\n EURUSD ,1.07\n")
     port = free_port()

@@ -29,7 +29,7 @@ def worker_runtime(
     environment = {**os.environ, "PYTHONPATH": str(ROOT), **(env or {})}
     command = [sys.executable, "-m", "worker_runtime", *arguments]
     return subprocess.run(
-        command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=25
+        command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=40
     )
 
 
@@ -89,7 +89,7 @@ async def test_port_zero_is_a_free_port_that_the_log_names() -> None:
                 assert answer.status == 200
         finally:
             process.terminate()
-        assert process.wait(10) == 0
+        assert process.wait(30) == 0
 
 
 async def test_metrics_port_serves_metrics_and_nothing_else() -> None:
@@ -181,47 +181,14 @@ def test_a_busy_port_is_refused_before_anything_runs() -> None:
         assert f"port {port} on 127.0.0.1 is in use" in refusal(TARGET, "--port", port)
 
 
-@pytest.mark.parametrize(
-    ("variable", "value"),
-    [
-        ("PORT", "http"),
-        ("PORT", "70000"),
-        ("MAX_CONCURRENT", "0"),
-        ("QUEUE_CAPACITY", "-1"),
-        ("TASK_TIMEOUT", "soon"),
-        ("LOG_LEVEL", "LOUD"),
-        ("LOG_FORMAT", "xml"),
-        ("WORKER_DIALECTS", "sandbox,klingon"),
-        ("FAILURE_RATE", "1.5"),
-        ("WORKER_ALLOW_ANONYMOUS", "perhaps"),
-    ],
-)
-def test_a_wrong_value_is_refused_with_its_variable(variable: str, value: str) -> None:
-    line = refusal(env={variable: value})
-    assert f"{variable}={value!r}" in line
+def test_a_wrong_value_is_refused_in_one_line() -> None:
+    """The other values: tests/test_cli.py, without a process for each."""
+    assert "PORT='http'" in refusal(env={"PORT": "http"})
 
 
-def test_variables_that_disagree_are_refused() -> None:
-    line = refusal(env={"MAX_CONCURRENT": "3", "MAX_CONCURRENT_REQUESTS": "4"})
-    assert "MAX_CONCURRENT and MAX_CONCURRENT_REQUESTS disagree" in line
-
-
-@pytest.mark.parametrize(
-    ("arguments", "text"),
-    [
-        (["--dialects", "sandbox,klingon"], "'klingon' is not a dialect; allowed: sandbox"),
-        (["no_such_module"], "cannot import 'no_such_module': ModuleNotFoundError"),
-        (["worker_runtime:nothing"], "worker_runtime has no attribute 'nothing'"),
-        (["--host", "0.0.0.0"], "WORKER_TOKEN is not set"),
-        (["--host", "192.0.2.1"], "WORKER_TOKEN is not set"),
-    ],
-)
-def test_wrong_arguments_are_refused(arguments: list[str], text: str) -> None:
-    assert text in refusal(*arguments)
-
-
-def test_a_store_that_does_not_exist_is_refused() -> None:
-    assert "carrier-pigeon://" in refusal(env={"WORKER_STORE": "carrier-pigeon://"})
+@pytest.mark.parametrize("host", ["0.0.0.0", "192.0.2.1"])
+def test_an_address_that_others_reach_needs_a_token(host: str) -> None:
+    assert "WORKER_TOKEN is not set" in refusal("--host", host)
 
 
 async def test_watch_restarts_on_a_change(tmp_path: Path) -> None:
@@ -240,13 +207,13 @@ async def test_watch_restarts_on_a_change(tmp_path: Path) -> None:
             except aiohttp.ClientError:
                 return False
 
-        await eventually(lambda: serves("before"), 10)
+        await eventually(lambda: serves("before"))
         module.write_text(source.format(name="after"))
-        await eventually(lambda: serves("after"), 15)
+        await eventually(lambda: serves("after"))
         module.write_text("this is no Python")
-        await eventually(lambda: "cannot import 'watched': SyntaxError" in server.log, 15)
+        await eventually(lambda: "cannot import 'watched': SyntaxError" in server.log)
         module.write_text(source.format(name="again"))
-        await eventually(lambda: serves("again"), 15)
+        await eventually(lambda: serves("again"))
         assert await server.stop() == 0
         assert server.log.count("listening on") == 3
     with socket.socket() as probe:
@@ -261,4 +228,4 @@ async def test_a_killed_supervisor_leaves_no_worker(tmp_path: Path) -> None:
     async with start_server_process(*arguments, cwd=tmp_path) as server:
         (worker,) = psutil.Process(server.process.pid).children()
         server.signal(signal.SIGKILL)
-        await eventually(lambda: not worker.is_running(), 10)
+        await eventually(lambda: not worker.is_running())

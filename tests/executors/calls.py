@@ -11,7 +11,7 @@ from typing import Any
 
 import msgspec
 
-from tests.helpers import eventually
+from tests.helpers import PATIENCE_S, eventually
 from worker_runtime.context import JobContext, RecordReporter
 from worker_runtime.executors import Executor
 from worker_runtime.executors.process import ProcessExecutor
@@ -80,11 +80,11 @@ class ExecutorCall:
     def stop(self, reason: StopReason = StopReason.CANCEL) -> None:
         self._executor.stop(self, reason)
 
-    async def result(self, within_s: float = 10.0) -> Any:
+    async def result(self, within_s: float = PATIENCE_S) -> Any:
         async with asyncio.timeout(within_s):
             return await self.runner
 
-    async def error(self, within_s: float = 10.0) -> BaseException:
+    async def error(self, within_s: float = PATIENCE_S) -> BaseException:
         """What the call raised, as a value."""
         await asyncio.wait([self.runner], timeout=within_s)
         assert self.runner.done(), "the call has not ended"

@@ -6,6 +6,7 @@ import asyncio
 import gc
 import threading
 import weakref
+from collections.abc import Callable
 
 import pytest
 
@@ -15,15 +16,26 @@ from worker_runtime.errors import ExecutorFull
 from worker_runtime.executors.local import ThreadExecutor
 
 
-def threads_of_pools() -> int:
-    names = [thread.name for thread in threading.enumerate()]
-    return sum(
-        name.startswith("worker-runtime-") and name != "worker-runtime-watchdog" for name in names
-    )
+@pytest.fixture
+def pool_threads() -> Callable[[], set[threading.Thread]]:
+    """The living threads of the pools that this test made: one of an earlier test may be ending."""
+    before = set(threading.enumerate())
+
+    def alive() -> set[threading.Thread]:
+        return {
+            thread
+            for thread in set(threading.enumerate()) - before
+            if thread.name.startswith("worker-runtime-")
+            and thread.name != "worker-runtime-watchdog"
+        }
+
+    return alive
 
 
 @pytest.mark.both_loops
-async def test_no_more_threads_than_the_pool_may_have() -> None:
+async def test_no_more_threads_than_the_pool_may_have(
+    pool_threads: Callable[[], set[threading.Thread]],
+) -> None:
     lock, release = threading.Lock(), threading.Event()
     at_once = at_once_max = 0
 
@@ -37,7 +49,6 @@ async def test_no_more_threads_than_the_pool_may_have() -> None:
             at_once -= 1
         return n
 
-    before = threads_of_pools()
     async with Runtime([work], concurrency=8, threads=3) as runtime:
         handles = await runtime.enqueue_many(call(work, n) for n in range(8))
         await eventually(lambda: at_once == 3)
@@ -50,7 +61,8 @@ async def test_no_more_threads_than_the_pool_may_have() -> None:
         release.set()
         assert [await handle.result(timeout_s=5) for handle in handles] == list(range(8))
         assert at_once_max == 3
-    await eventually(lambda: threads_of_pools() == before)
+        assert len(pool_threads()) == 3
+    await eventually(lambda: not pool_threads())
 
 
 async def test_jobs_take_threads_in_the_order_they_asked() -> None:
@@ -80,23 +92,24 @@ async def test_a_thread_is_made_only_when_none_is_idle() -> None:
     assert len(idents) == 1
 
 
-async def test_threads_that_are_not_needed_any_more_end() -> None:
+async def test_threads_that_are_not_needed_any_more_end(
+    pool_threads: Callable[[], set[threading.Thread]],
+) -> None:
     release = threading.Event()
 
     def work() -> None:
         release.wait(10)
 
-    before = threads_of_pools()
     async with Runtime([work], concurrency=4, threads=4) as runtime:
         pool = runtime.parts.executors["thread"]
         assert isinstance(pool, ThreadExecutor)
         pool._idle_max_s = 0.05
         handles = await runtime.enqueue_many(call(work) for _ in range(4))
-        await eventually(lambda: threads_of_pools() == before + 4)
+        await eventually(lambda: len(pool_threads()) == 4)
         release.set()
         for handle in handles:
             await handle.result(timeout_s=5)
-        await eventually(lambda: threads_of_pools() == before)
+        await eventually(lambda: not pool_threads())
         assert await (await runtime.enqueue(work)).wait(timeout_s=5) == "completed"
 
 
@@ -116,9 +129,12 @@ async def test_a_waiting_thread_holds_nothing_of_the_job_it_ran() -> None:
         # The slot and the thread look at their last job until the next one comes.
         await (await runtime.enqueue(work, None)).result(timeout_s=5)
         del handle, big
-        await asyncio.sleep(0.01)
-        gc.collect()
-        assert alive() is None
+
+        def is_gone() -> bool:
+            gc.collect()
+            return alive() is None
+
+        await eventually(is_gone)
 
 
 async def test_progress_from_a_thread_is_read_while_it_runs() -> None:
@@ -151,24 +167,31 @@ async def test_a_closed_pool_takes_no_more_work() -> None:
         executor.start(object())  # type: ignore[arg-type]
 
 
-def test_a_thread_that_outlives_its_loop_ends_quietly() -> None:
-    release = threading.Event()
-    before = threads_of_pools()
+@pytest.mark.parametrize("is_closed", [True, False])
+def test_a_thread_that_outlives_its_loop_ends_quietly(
+    pool_threads: Callable[[], set[threading.Thread]], is_closed: bool
+) -> None:
+    started, release = threading.Event(), threading.Event()
 
     def work() -> None:
-        release.wait(10)
+        started.set()
+        release.wait(20)
 
     async def main() -> None:
         settings = Settings(cancel_grace_s=0.01)
         async with Runtime([work], settings=settings) as runtime:
             await runtime.enqueue(work)
-            await asyncio.sleep(0.01)
+            await eventually(started.is_set)
             await runtime.stop(within_s=0)
 
-    asyncio.run(main())
-    assert threads_of_pools() == before + 1
-    release.set()
-    for thread in threading.enumerate():
-        if thread.name.startswith("worker-runtime-"):
-            thread.join(5)
-    assert threads_of_pools() == before
+    loop = asyncio.new_event_loop()
+    try:
+        loop.run_until_complete(main())
+        if is_closed:
+            loop.close()
+        (thread,) = pool_threads()
+        release.set()
+        thread.join(10)
+        assert not thread.is_alive()
+    finally:
+        loop.close()

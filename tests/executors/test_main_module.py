@@ -52,7 +52,7 @@ def run(arguments: list[str], cwd: Path) -> subprocess.CompletedProcess[str]:
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
-        timeout=25,
+        timeout=50,
         check=False,
     )
 

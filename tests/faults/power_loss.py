@@ -37,13 +37,13 @@ class Call:
     data: bytes | None = None
 
 
-def trace(strace: str, directory: Path, ack: str) -> list[Call]:
-    """Let a worker live for a moment on `jobs.db` in `directory`: its calls in their order.
+def trace(strace: str, directory: Path, ack: str, run_s: float) -> list[Call]:
+    """Let a worker live for `run_s` seconds on `jobs.db` in `directory`: its calls in their order.
 
     The ledger's lines are the `write` calls on `ledger`.
     """
     worker = [sys.executable, "-m", "tests.faults.crash_worker", str(directory / "jobs.db")]
-    short = ["--ack", ack, "--callers", "4", "--run-s", "0.3"]
+    short = ["--ack", ack, "--callers", "4", "--run-s", str(run_s)]
     calls = "trace=pwrite64,write,ftruncate,fdatasync,fsync"
     whole = ["-ff", "-qq", "-ttt", "-T", "-y", "-xx", "-s", "2000000", "-e", calls]
     with (directory / "ledger").open("wb") as ledger:
@@ -53,7 +53,7 @@ def trace(strace: str, directory: Path, ack: str) -> list[Call]:
             stdout=ledger,
             stderr=subprocess.DEVNULL,
             check=True,
-            timeout=60,
+            timeout=100,
         )
     parsed = [
         call

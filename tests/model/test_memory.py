@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from hypothesis import HealthCheck, settings
+from hypothesis import settings
 
 from tests.model.machine import RuntimeMachine
 
 TestMemory = RuntimeMachine.TestCase
 TestMemory.settings = settings(
-    max_examples=80,
+    max_examples=50,
     stateful_step_count=40,
-    deadline=None,
-    suppress_health_check=[HealthCheck.too_slow],
 )

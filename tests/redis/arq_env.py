@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import fcntl
 import functools
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -21,20 +23,43 @@ _OURS = ("msgspec", "aiohttp", "uvloop", "prometheus-client", "psutil", "rich", 
          "watchfiles")  # fmt: skip
 
 
-@functools.cache
 def arq_python(version: str) -> str:
     """The interpreter of an environment with that arq and what our package needs. Skips the test
     where it cannot be made."""
+    problem = make_environment(version)
+    if problem is not None:
+        pytest.skip(f"arq {version} cannot be installed here: {problem}")
+    return str(_python(version))
+
+
+def _python(version: str) -> Path:
+    return ROOT / ".cache" / f"arq-{version}" / "bin" / "python"
+
+
+@functools.cache
+def make_environment(version: str) -> str | None:
+    """Make it unless it is there, whole; what went wrong, if anything.
+
+    Whichever version of Python comes first makes it for all; the others wait for that.
+    """
     directory = ROOT / ".cache" / f"arq-{version}"
-    python = directory / "bin" / "python"
-    if not python.exists():
+    whole = directory / "whole"  # its last file: one that was begun and not finished has none
+    directory.parent.mkdir(exist_ok=True)
+    with Path(f"{directory}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if whole.exists() and _python(version).exists():
+            return None
+        shutil.rmtree(directory, ignore_errors=True)
+        pip = [str(_python(version)), "-m", "pip", "-q", "--disable-pip-version-check"]
         try:
             _run(sys.executable, "-m", "venv", str(directory))
-            _run(str(python), "-m", "pip", "-q", "install", f"arq=={version}", "redis<6", *_OURS)
+            _run(*pip, "install", f"arq=={version}", "redis<6", *_OURS)
         except subprocess.CalledProcessError as error:
-            python.unlink(missing_ok=True)
-            pytest.skip(f"arq {version} cannot be installed here: {error.stderr[-300:]!r}")
-    return str(python)
+            return repr(error.stderr[-300:] or error.stdout[-300:])
+        except subprocess.TimeoutExpired as error:
+            return str(error)
+        whole.touch()
+    return None
 
 
 def _run(*command: str) -> None:

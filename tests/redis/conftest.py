@@ -7,7 +7,17 @@ from pathlib import Path
 
 import pytest
 
+from tests.redis.arq_env import NEWEST, ask, make_environment
 from tests.redis.redis_server import RedisServer
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Install arq before the tests that need it: no time limit of a test is meant for that."""
+    modules = {item.module for item in session.items if isinstance(item, pytest.Function)}
+    if not session.config.option.collectonly and any(
+        getattr(module, "ask", None) is ask for module in modules
+    ):
+        make_environment(NEWEST)
 
 
 @pytest.fixture(scope="session")

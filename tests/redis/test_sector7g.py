@@ -22,8 +22,6 @@ from worker_runtime.arq_settings import read_settings
 QUEUES = ("inanimate_rod", "homer", "lenny", "carl", "charlie", "grimey")
 TARGET = ",".join(f"examples.sector7g.queues.{name}.WorkerSettings" for name in QUEUES)
 
-pytestmark = pytest.mark.timeout(60)
-
 
 def _run(server: RedisServer, *options: str) -> list[str]:
     return [sys.executable, "-m", "worker_runtime", "run", TARGET, *options]

@@ -23,8 +23,6 @@ from worker_runtime import RunAgain, Runtime, Settings, State, task
 from worker_runtime.arq import RedisSettings, create_pool, func
 from worker_runtime.arq_worker import ArqWorker
 
-pytestmark = pytest.mark.timeout(90)
-
 Start = Callable[..., subprocess.Popen[bytes]]
 
 
@@ -49,7 +47,7 @@ def start() -> Iterator[Callable[..., subprocess.Popen[bytes]]]:
 
 async def _started(server: RedisServer, count: int) -> None:
     with server.client() as client:
-        await eventually(lambda: client.llen("starts") >= count, 20)
+        await eventually(lambda: client.llen("starts") >= count, 30)
 
 
 # A worker dies
@@ -69,10 +67,10 @@ async def test_we_take_a_dead_workers_job_over(server: RedisServer, start: Any) 
     [job_id] = ask(NEWEST, server.port, "enqueue", "sleep", 1, 1)
     await _started(server, 1)
     worker.kill()
-    died_at = time.monotonic()
+    with server.client() as client:
+        assert client.pttl(f"arq:in-progress:{job_id}") <= 3000  # the lease; 20 s by default
     start(start_our_worker, server.port)
     await _started(server, 2)
-    assert time.monotonic() - died_at < 15  # the lease is 3 s here, 20 s by default
     assert ask(NEWEST, server.port, "results", job_id) == [1]
 
 
@@ -195,7 +193,7 @@ async def test_a_lost_lease_stops_the_attempt(server: RedisServer) -> None:
             key = f"arq:in-progress:{job.job_id}"
             await eventually(lambda: client.exists(key))
             client.set(key, "somebody else", px=60_000)
-        await asyncio.wait_for(ended.wait(), 5)
+        await asyncio.wait_for(ended.wait(), 20)
         await pool.aclose()
 
 

@@ -83,7 +83,7 @@ def record(batch: Batch, model: Model, step: str, place: int, number: int) -> No
     model.unshown.add(place)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(STEPS)
 def test_the_file_holds_what_was_recorded_last(steps: list[tuple[str, int]]) -> None:
     connection = sqlite3.connect(":memory:", isolation_level=None)

@@ -130,13 +130,14 @@ async def test_a_missing_directory_is_refused(tmp_path: Path) -> None:
         await make_store(tmp_path / "absent").open()
 
 
-def test_a_file_that_may_not_be_written_is_refused() -> None:
+@pytest.mark.parametrize("directory_mode", [0o555, 0o777])
+def test_a_file_that_may_not_be_written_is_refused(directory_mode: int) -> None:
     with tempfile.TemporaryDirectory() as name:
         directory = Path(name)
         path = directory / "jobs.db"
         open_writer(str(path), is_durable=True).close()
         path.chmod(0o444)
-        directory.chmod(0o755)
+        directory.chmod(directory_mode)
         code = (
             "import os, sys\n"
             "from worker_runtime.stores.schema import open_writer\n"
@@ -146,6 +147,7 @@ def test_a_file_that_may_not_be_written_is_refused() -> None:
         run = subprocess.run(
             [sys.executable, "-c", code, str(path)], capture_output=True, text=True, cwd=ROOT
         )
+        directory.chmod(0o700)
         assert run.returncode == 1
         assert "the file and its directory must be writable by this process" in run.stderr
 

@@ -64,7 +64,7 @@ async def test_an_acknowledgement_from_memory_comes_before_the_commit(tmp_path: 
     faults.gate = threading.Event()
     job = Jobs().make()
     assert store.record_accepted([job]) is None
-    await asyncio.wait_for(store.acknowledged(job), 0.5)
+    await asyncio.wait_for(store.acknowledged(job), 10)
     assert rows(store, "id") == []
     start = asyncio.ensure_future(started(store, job))  # but no run before it is recorded
     assert not (await asyncio.wait([start], timeout=0.05))[0]

@@ -308,7 +308,8 @@ async def test_a_client_that_goes_away_leaves_its_job_alone(worker: Worker) -> N
 
 
 @settings(
-    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=150,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 @given(
     data=st.binary(max_size=60) | st.text(max_size=40).map(str.encode),

@@ -182,8 +182,12 @@ class ThreadExecutor:
         assert self._loop is not None
         try:
             self._loop.call_soon_threadsafe(self._finish, worker, work, value, error)
-        except RuntimeError:  # the loop is closed: nobody waits any more
-            worker.inbox.put(None)
+        except RuntimeError:
+            pass  # the loop is closed: nobody waits any more
+        else:
+            if not self._is_closed:
+                return
+        worker.inbox.put(None)  # the loop may never run again, and would say no more than this
 
     def statistics(self) -> dict[str, Any]:
         return {

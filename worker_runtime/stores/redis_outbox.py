@@ -6,7 +6,7 @@ import asyncio
 import logging
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Set
 from typing import Any
 
 import msgspec
@@ -64,6 +64,7 @@ class Outbox:
         self._filled = asyncio.Event()
         self._emptied = asyncio.Event()
         self._emptied.set()
+        self._answered = asyncio.Event()
         self._writer: asyncio.Task[None] | None = None
         self._is_failing = False
 
@@ -77,6 +78,16 @@ class Outbox:
         self._waiting.append(finish)
         self._emptied.clear()
         self._filled.set()
+
+    async def told(self, job_ids: Set[str]) -> None:
+        """Wait until no end of these jobs is on its way any more.
+
+        A claim has a connection of its own: it may hear of a job that was put back before the
+        answer arrives that says so.
+        """
+        while any(f.lease.job_id in job_ids for f in (*self._batch, *self._waiting)):
+            self._answered.clear()
+            await self._answered.wait()
 
     async def close(self, within_s: float) -> None:
         """Write what is left for at most `within_s` seconds. What is not written by then runs
@@ -151,6 +162,7 @@ class Outbox:
                 finish.done(answer == 1)
             except Exception:
                 logger.exception("job %s: its end could not be shown", finish.lease.job_id)
+        self._answered.set()
         if not self._waiting:
             self._emptied.set()
 

@@ -156,6 +156,11 @@ def _configure(connection: sqlite3.Connection, path: str, is_durable: bool) -> N
 
 
 def _check(connection: sqlite3.Connection, path: str) -> None:
+    # SQLite opens a file that may only be read, and does not say so before the first change.
+    if not os.access(path, os.W_OK):
+        read_only = sqlite3.OperationalError("it may only be read")
+        read_only.sqlite_errorcode = sqlite3.SQLITE_READONLY
+        raise read_only
     if os.path.getsize(path) > _CHECKED_BYTES_MAX:
         connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()
         return
