@@ -28,12 +28,6 @@ pytest_plugins = ["tests.time_limits"]
 
 LoopFactory = Callable[[], asyncio.AbstractEventLoop]
 
-# How long an example takes says something about the machine. The time limit of the test holds.
-hypothesis.settings.register_profile(
-    "untimed", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
-)
-hypothesis.settings.load_profile("untimed")
-
 
 def _loop_factories() -> dict[str, LoopFactory]:
     factories: dict[str, LoopFactory] = {"asyncio": asyncio.new_event_loop}
