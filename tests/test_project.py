@@ -20,7 +20,6 @@ LINES_MAX = 400
 # Longer than it should be: each of these may shrink, and must not grow past its ceiling.
 LONGER = {
     "worker_runtime/stores/redis.py": 410,
-    "worker_runtime/dispatcher.py": 450,
     "worker_runtime/runtime.py": 600,
 }
 

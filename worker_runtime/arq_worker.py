@@ -151,7 +151,7 @@ class ArqWorker(Manner):
             self.runtime.quiet()
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(wait_s):
-                    await self.runtime.parts.dispatcher.wait_none_running()
+                    await self.runtime.parts.draining.wait_none_running()
             text, within_s = "shutdown on %s, wait complete ◆ ", 0.0
         self._log_counts(text, cause, "ongoing to cancel")
         return within_s

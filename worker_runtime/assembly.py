@@ -12,6 +12,7 @@ from worker_runtime.attempt import Attempts, Middleware
 from worker_runtime.clock import Clock
 from worker_runtime.cron import Schedule, schedules_of
 from worker_runtime.dispatcher import Dispatcher
+from worker_runtime.draining import Draining
 from worker_runtime.errors import ConfigurationError
 from worker_runtime.events import EventHub
 from worker_runtime.executors import Executor
@@ -53,6 +54,7 @@ class Parts:
     attempts: Attempts
     finisher: Finisher
     dispatcher: Dispatcher
+    draining: Draining
     intake: Intake
     schedules: list[Schedule]
     clock: Clock
@@ -126,6 +128,7 @@ def assemble(
     dispatcher = Dispatcher(
         lanes, attempts, finisher, events, clock, abandoned_max=settings.abandoned_max
     )
+    draining = Draining(dispatcher, finisher)
     resources = Resources(interval_s=settings.health_check_interval_s)
     forecast = Forecast(registry)
     overload = OverloadControl(
@@ -149,6 +152,7 @@ def assemble(
             events=events,
             intake=intake,
             dispatcher=dispatcher,
+            draining=draining,
             finisher=finisher,
             crashes_max=settings.crashes_max,
         )
@@ -163,6 +167,7 @@ def assemble(
         attempts,
         finisher,
         dispatcher,
+        draining,
         intake,
         schedules_of(registry),
         clock,

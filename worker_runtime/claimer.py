@@ -15,6 +15,7 @@ from typing import Any
 
 from worker_runtime.admission import Admission
 from worker_runtime.dispatcher import Dispatcher
+from worker_runtime.draining import Draining
 from worker_runtime.job import RUNNING, Job, StopReason
 from worker_runtime.slots import Lane
 from worker_runtime.stores.arq_wire import ABORT_AGE_MAX_MS, ABORT_KEY, WAKE_CHANNEL
@@ -48,6 +49,7 @@ class Claimer:
         store: RedisStore,
         lanes: Mapping[str, Lane],
         dispatcher: Dispatcher,
+        draining: Draining,
         table: JobTable,
         admission: Admission,
         *,
@@ -58,6 +60,7 @@ class Claimer:
         self._store = store
         self._lanes = lanes
         self._dispatcher = dispatcher
+        self._draining = draining
         self._table = table
         self._admission = admission
         self._poll_max_s = poll_max_s
@@ -120,7 +123,7 @@ class Claimer:
     async def wait_drained(self) -> None:
         """Wait until nothing runs and the queues hold only what other workers have to do."""
         while True:
-            await self._dispatcher.wait_idle()
+            await self._draining.wait_idle()
             if self.is_spent and not self._store.finishing and not len(self._store.outbox):
                 return
             try:

@@ -11,7 +11,7 @@ import asyncio
 import functools
 import logging
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextvars import copy_context
 from typing import Any
 
@@ -68,7 +68,7 @@ class Dispatcher:
         self._context = copy_context()
         self._watch = DeadlineWatch(self.running, self._expire)
         self._is_quiet = False
-        self._slot_freed = asyncio.Event()
+        self._ended = asyncio.Event()
 
     def submit(self, job: Job) -> None:
         """Put a job in its lane's queue: a new one, or one that is to run again."""
@@ -89,7 +89,7 @@ class Dispatcher:
         if job.state is RUNNING:
             return False
         self.lanes[job.queue].queue.withdraw(job)
-        self._slot_freed.set()
+        self._ended.set()
         return True
 
     def wake(self, lane: Lane) -> None:
@@ -134,55 +134,13 @@ class Dispatcher:
     def is_quiet(self) -> bool:
         return self._is_quiet
 
-    async def wait_none_running(self) -> None:
-        while any(True for _ in self.running()):
-            self._slot_freed.clear()
-            await self._slot_freed.wait()
+    async def wait_ended(self) -> None:
+        """Wait until an attempt ends, or a waiting job is withdrawn, after this call."""
+        self._ended.clear()
+        await self._ended.wait()
 
-    async def wait_idle(self) -> None:
-        """Wait until nothing runs and nothing waits, scheduled jobs included."""
-        await self._wait_until_none(lambda lane: bool(lane.running or lane.queue.waiting))
-
-    async def wait_drained(self, until: float) -> None:
-        """Wait until nothing runs and nothing waits that is due before `until` (Unix seconds).
-        Paused lanes start nothing, so that their waiting jobs are not waited for."""
-        await self._wait_until_none(lambda lane: bool(lane.running or _has_work(lane, until)))
-
-    async def _wait_until_none(self, is_busy: Callable[[Lane], bool]) -> None:
-        """A job whose outcome is being recorded is in no lane, and may come back to one."""
-        while True:
-            if any(is_busy(lane) for lane in self.lanes.values()):
-                self._slot_freed.clear()
-                await self._slot_freed.wait()
-            elif self._finisher.is_recording:
-                await self._finisher.wait_all_shown()
-            else:
-                return
-
-    async def stop(self, within_s: float) -> None:
-        """Let running attempts end for `within_s` seconds, then stop them, then give them up."""
-        self.quiet()
-        if await self._ended_within(within_s):
-            await self._close()
-            return
-        grace_s = 0.0
-        for slot in list(self.running()):
-            slot.request_stop(StopReason.SHUTDOWN)
-            grace_s = max(grace_s, slot.job.task.executor.stop_grace_s)
-        if not await self._ended_within(grace_s + 1.0):  # the deadline watch gives them up
-            for slot in list(self.running()):
-                self._give_up(slot)
-        await self._close()
-
-    async def _ended_within(self, seconds: float) -> bool:
-        try:
-            async with asyncio.timeout(seconds):
-                await self.wait_none_running()
-        except TimeoutError:
-            return False
-        return True
-
-    async def _close(self) -> None:
+    async def close(self) -> None:
+        """End what rests in the lanes. Assumes that nothing runs that is not given up."""
         self._watch.close()
         resting: list[asyncio.Task[None]] = []
         for lane in self.lanes.values():
@@ -348,15 +306,15 @@ class Dispatcher:
 
     def tell_ended(self) -> None:
         """Have those look again who wait for the end of all work."""
-        self._slot_freed.set()
+        self._ended.set()
 
     def _expire(self, slot: Slot) -> None:
         if slot.stopped_by is None:
             slot.request_stop(StopReason.TIMEOUT)
         else:
-            self._give_up(slot)
+            self.give_up(slot)
 
-    def _give_up(self, slot: Slot) -> None:
+    def give_up(self, slot: Slot) -> None:
         """End the job of an attempt that nothing ends, and replace its slot within the bound."""
         lane = self.lanes[slot.job.queue]
         run_in = slot.job.task.run_in
@@ -427,10 +385,3 @@ def _closed(slot: Slot) -> asyncio.Task[None] | None:
         return None
     runner.cancel()
     return runner
-
-
-def _has_work(lane: Lane, until: float) -> bool:
-    if lane.is_paused:
-        return False
-    next_due = lane.queue.next_due
-    return lane.queue.ready_count > 0 or (next_due is not None and next_due < until)

@@ -204,7 +204,7 @@ class Runtime(Enqueuer):
             return
         self.quiet()
         within_s = self.settings.stop_within_s if within_s is None else within_s
-        await self.parts.dispatcher.stop(within_s)
+        await self.parts.draining.stop(within_s)
         if self._store is None:
             self._cancellation.cancel_waiting()
         interrupted = self.parts.finisher.interrupted_count
@@ -230,7 +230,7 @@ class Runtime(Enqueuer):
         self._intake.is_open = False
         try:
             async with asyncio.timeout(within_s):
-                await self.parts.dispatcher.wait_drained(time.time() + within_s)
+                await self.parts.draining.wait_drained(time.time() + within_s)
         except TimeoutError:
             return False
         return True
@@ -244,7 +244,7 @@ class Runtime(Enqueuer):
         if self._shared is not None:
             await self._shared.claimer.wait_drained()
             return
-        await self.parts.dispatcher.wait_idle()
+        await self.parts.draining.wait_idle()
 
     # Enqueue
 

@@ -10,6 +10,7 @@ from typing import Any
 from worker_runtime.admission import Admission
 from worker_runtime.claimer import POLL_MAX_S, Claimer
 from worker_runtime.dispatcher import Dispatcher
+from worker_runtime.draining import Draining
 from worker_runtime.errors import ConfigurationError, InvalidTransition, JobConflict
 from worker_runtime.events import EventHub
 from worker_runtime.finisher import Finisher
@@ -81,6 +82,7 @@ class SharedQueues:
         events: EventHub,
         intake: Intake,
         dispatcher: Dispatcher,
+        draining: Draining,
         finisher: Finisher,
         crashes_max: int,
     ) -> None:
@@ -108,6 +110,7 @@ class SharedQueues:
             store,
             served,
             dispatcher,
+            draining,
             table,
             self.admission,
             poll_max_s=setup.poll_max_s,

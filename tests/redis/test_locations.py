@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 import redis
 
-from tests.helpers import eventually
+from tests.helpers import eventually, free_port
 from tests.redis import redis_server
-from tests.redis.redis_server import RedisServer, free_port, redis_binary
+from tests.redis.redis_server import RedisServer, redis_binary
 from worker_runtime import ConfigurationError, Runtime, task
 from worker_runtime.arq import RedisSettings, create_pool
 from worker_runtime.arq_worker import ArqWorker
