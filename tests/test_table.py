@@ -10,7 +10,8 @@ import pytest
 from tests.jobs import make_job
 from worker_runtime import ShuttingDown, State, Unavailable
 from worker_runtime.job import Job
-from worker_runtime.table import JobTable, ttl_of
+from worker_runtime.job_policy import ttl_of
+from worker_runtime.table import JobTable
 from worker_runtime.task import JobOptions
 
 

@@ -7,8 +7,6 @@ import functools
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
-import msgspec
-
 from worker_runtime.context import JobContext, RecordReporter
 from worker_runtime.error_text import error_text, traceback_text
 from worker_runtime.errors import (
@@ -19,9 +17,9 @@ from worker_runtime.errors import (
     StoreUnavailable,
 )
 from worker_runtime.job import Failure, Job, Outcome, OutcomeKind, Reason, StopReason
-from worker_runtime.slots import Slot, timeout_of
+from worker_runtime.job_policy import retry_of, timeout_of
+from worker_runtime.slots import Slot
 from worker_runtime.stores import Store
-from worker_runtime.task import Retry
 
 # Enum member access costs a descriptor call on 3.11.
 RETURNED = OutcomeKind.RETURNED
@@ -188,13 +186,6 @@ class Attempts:
                 traceback_text(error, limit),
             )
         return Outcome(OutcomeKind.RAISED, failure=failure, retryable=retry_of(job).admits(error))
-
-
-def retry_of(job: Job) -> Retry:
-    """The retry policy that holds for `job`."""
-    if job.options is not None and job.options.retry is not msgspec.UNSET:
-        return job.options.retry or Retry(max_attempts=1)
-    return job.task.retry
 
 
 def _runs_now(slot: Slot) -> bool:

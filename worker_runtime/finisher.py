@@ -15,7 +15,6 @@ from collections.abc import Callable
 
 import msgspec
 
-from worker_runtime.attempt import retry_of
 from worker_runtime.encoding import Unencodable, encode_value
 from worker_runtime.events import EventHub
 from worker_runtime.job import (
@@ -34,8 +33,9 @@ from worker_runtime.job import (
     Transition,
     with_ended_attempt,
 )
+from worker_runtime.job_policy import retry_of, ttl_of
 from worker_runtime.stores import Store
-from worker_runtime.table import JobTable, ttl_of
+from worker_runtime.table import JobTable
 from worker_runtime.task import DURATION_BUCKETS_S
 
 logger = logging.getLogger("worker_runtime.jobs")

@@ -7,11 +7,10 @@ import contextvars
 import time
 from collections.abc import Callable
 
-import msgspec
-
 from worker_runtime.context import JobContext
 from worker_runtime.executors import Executor
 from worker_runtime.job import Job, StopReason
+from worker_runtime.job_policy import timeout_of
 from worker_runtime.limits import LimitedQueue
 from worker_runtime.priority_queue import PriorityQueue
 
@@ -118,10 +117,3 @@ class Slot:
             self.deadline = time.monotonic() + executor.stop_grace_s
             self.watch(self.deadline)
             executor.stop(self, reason)
-
-
-def timeout_of(job: Job) -> float | None:
-    """The longest that one attempt of `job` may run, in seconds."""
-    if job.options is not None and job.options.timeout_s is not msgspec.UNSET:
-        return job.options.timeout_s
-    return job.task.timeout_s

@@ -16,6 +16,7 @@ import msgspec
 
 from worker_runtime.errors import ShuttingDown, Unavailable
 from worker_runtime.job import Job, State
+from worker_runtime.job_policy import ttl_of
 
 _PRUNED_AT_A_TIME = 1000
 
@@ -208,10 +209,3 @@ class JobTable:
 
 def _order_of(job: Job) -> int:
     return job.order
-
-
-def ttl_of(job: Job) -> float | None:
-    """How long `job` is kept once it has ended, in seconds; None: as long as the history says."""
-    if job.options is not None and job.options.result_ttl_s is not msgspec.UNSET:
-        return job.options.result_ttl_s
-    return job.task.result_ttl_s

@@ -29,6 +29,7 @@ from worker_runtime.job import (
     Transition,
     with_ended_attempt,
 )
+from worker_runtime.job_policy import ttl_of
 from worker_runtime.stores.exception_names import exception_class
 from worker_runtime.task import JobOptions, Retry, TaskDefinition, qualified_name
 
@@ -238,9 +239,7 @@ def _encodable(value: Any) -> Any:
 
 
 def _keep_until(job: Job, ended_at: float) -> float | None:
-    ttl_s = job.task.result_ttl_s
-    if job.options is not None and job.options.result_ttl_s is not msgspec.UNSET:
-        ttl_s = job.options.result_ttl_s
+    ttl_s = ttl_of(job)
     return None if ttl_s is None else ended_at + ttl_s
 
 
