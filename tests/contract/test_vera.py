@@ -527,3 +527,27 @@ async def test_a_token_guards_all_doors_but_health_and_heartbeat() -> None:
         assert (await worker.ask("GET", "/capabilities", headers=bearer)).status == 200
         body = {"type": "analyze_data", "payload": {"mode": "m"}}
         assert (await worker.ask("POST", "/execute", body, headers=bearer)).status == 200
+
+
+async def test_a_task_is_logged_as_the_guide_has_it(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", "worker_runtime.web.vera")
+    async with serving(analyze_data, fail, dialects=("vera",)) as worker:
+        for task_id, function, args in (("fine", "analyze_data", [1]), ("bad", "fail", ["x"])):
+            payload: dict[str, Any] = {"function": function, "args": args, "kwargs": {}}
+            document = {"task_id": task_id, "payload": payload}
+            assert (await worker.ask("POST", "/task/submit", document)).status == 200
+        await eventually(lambda: "Task bad started" in caplog.text)
+        await eventually(lambda: "Task fine completed in 0." in caplog.text)
+    assert caplog.messages.index("Task fine started") < caplog.messages.index("Task bad started")
+    assert "Task bad completed" not in caplog.text
+
+
+async def test_behind_another_dialect_tasks_are_not_logged(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level("INFO", "worker_runtime.web.vera")
+    async with serving(analyze_data, dialects=("sandbox", "vera")) as worker:
+        document = {"payload": {"function": "analyze_data", "args": [1], "kwargs": {}}}
+        await worker.ask("POST", "/task/submit", document)
+        await worker.runtime.join()
+    assert "started" not in caplog.text

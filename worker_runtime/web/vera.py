@@ -26,6 +26,7 @@ from worker_runtime.resources import gpu
 from worker_runtime.runtime import Runtime
 from worker_runtime.settings import Settings
 from worker_runtime.task import JobOptions
+from worker_runtime.web.vera_log import TaskLog
 from worker_runtime.web.vera_metrics import VeraMetrics
 from worker_runtime.web.vera_request import FieldErrors, Submission, field_error, read_submission
 from worker_runtime.web.waits import JobWaits
@@ -114,6 +115,7 @@ class Vera:
         self._pool_request: Body[PoolRequest] = Body(PoolRequest, bytes_max=bytes_max)
         self._waits = JobWaits(runtime)
         self._metrics = VeraMetrics(runtime)
+        self._log = TaskLog(runtime) if settings.dialects[:1] == ("vera",) else None
 
     def routes(self) -> Sequence[web.RouteDef]:
         return [
@@ -168,9 +170,12 @@ class Vera:
 
     async def open(self) -> None:
         self._resources.start()
+        if self._log is not None:
+            self._log.open()
 
     async def close(self) -> None:
-        pass
+        if self._log is not None:
+            await self._log.close()
 
     # Submit and poll
 
