@@ -412,12 +412,15 @@ async def test_every_transition_is_told_once_and_in_order() -> None:
     async def third_time_lucky() -> RunAgain | None:
         nonlocal attempts
         attempts += 1
-        return RunAgain(0.01 if attempts == 1 else 0) if attempts < 3 else None
+        return RunAgain(0.3 if attempts == 1 else 0) if attempts < 3 else None
 
     async with Runtime([third_time_lucky]) as runtime, runtime.subscribe() as events:
-        plain = await runtime.options(delay_s=0.01).enqueue(third_time_lucky)
-        await plain.result(timeout_s=5)
-        seen: list[Event | Missed] = [await anext(events) for _ in range(9)]
+        # Long enough that even a slow machine sees it wait.
+        plain = await runtime.options(delay_s=0.3).enqueue(third_time_lucky)
+        await plain.result(timeout_s=10)
+        seen: list[Event | Missed] = []
+        while not seen or not isinstance(seen[-1], Event) or seen[-1].state != "completed":
+            seen.append(await anext(events))
         told = [event.state for event in seen if isinstance(event, Event)]
         # In the queue, or at once: each time the job waits it is told why, and that it runs.
         assert told == [

@@ -158,7 +158,7 @@ async def test_the_memory_limit_fails_the_job_for_good() -> None:
     async with process_pool(tasks.allocate, tasks.add, child_memory_bytes_max=limit) as pool:
         assert await pool.run(tasks.allocate, 20) == 20 << 20
         error = await crash(pool.call(tasks.allocate, 400))
-        assert error.note == "memory_limit"
+        assert error.note == "memory_limit", str(error)
         assert not error.retryable
         await assert_serves(pool)
 
@@ -168,7 +168,7 @@ async def test_memory_that_is_not_private_counts_too(tmp_path: Path) -> None:
         tasks.hoard_shared, tasks.add, child_memory_bytes_max=128 << 20
     ) as pool:
         error = await crash(pool.call(tasks.hoard_shared, 200))
-        assert error.note == "memory_limit"
+        assert error.note == "memory_limit", str(error)
         await assert_serves(pool)
 
 
