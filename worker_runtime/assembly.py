@@ -24,7 +24,7 @@ from worker_runtime.intake import Intake
 from worker_runtime.job import Job
 from worker_runtime.limits import LimitedQueue, Limits
 from worker_runtime.overload import OverloadControl
-from worker_runtime.priority_queue import PriorityQueue
+from worker_runtime.priority_queue import AgingQueue, PriorityQueue
 from worker_runtime.registry import TaskRegistry, Tasks
 from worker_runtime.resources import Resources
 from worker_runtime.settings import QueueSettings, Settings
@@ -187,10 +187,16 @@ def _lanes(settings: Settings, registry: TaskRegistry) -> dict[str, Lane]:
             name,
             concurrency=queue.concurrency or settings.default_concurrency,
             capacity=queue.capacity or settings.queue_capacity,
-            queue=PriorityQueue(queue.aging_s) if limits is None else LimitedQueue(limits),
+            queue=_queue(queue, limits),
         )
         for name, queue in known.items()
     }
+
+
+def _queue(queue: QueueSettings, limits: Limits | None) -> PriorityQueue:
+    if limits is not None:
+        return LimitedQueue(limits)
+    return PriorityQueue() if queue.aging_s is None else AgingQueue(queue.aging_s)
 
 
 def _limits(queues: dict[str, QueueSettings], registry: TaskRegistry) -> Limits | None:

@@ -82,16 +82,17 @@ class Finisher:
             else:
                 tally.durations[bisect_left(DURATION_BUCKETS_S, duration_s)] += 1
             tally.seconds += duration_s
+        value = outcome.value
         if (
             outcome.kind is RETURNED
             and self._store is None
-            and (outcome.value is None or not job.must_encode)
+            and (value is None or not job.must_encode)
         ):
             # The usual end, without a Transition: there is nothing to decide or to record.
             job.state = COMPLETED
             job.ended_at = now
-            if outcome.value is not None:
-                job.result = outcome.value
+            if value is not None:
+                job.result = value
             tally.completed += 1
             self._table.retire(job, task.result_ttl_s if job.options is None else ttl_of(job))
             if self._subscriptions:

@@ -19,17 +19,13 @@ _COMPACT_AT_LEAST = 256
 class PriorityQueue:
     """Strict priorities, first in first out within one.
 
-    With `aging_s`, a job that has waited n times that long competes n priorities higher; ties go to
-    the higher original priority.
-
     Guarantees: a withdrawn job is never popped, and `waiting` counts each waiting job once.
     Assumes: a job is pushed only while it is not already waiting.
     """
 
-    __slots__ = ("_delayed", "_lines", "_reserved", "_withdrawn", "aging_s", "waiting")
+    __slots__ = ("_delayed", "_lines", "_reserved", "_withdrawn", "waiting")
 
-    def __init__(self, aging_s: float | None = None) -> None:
-        self.aging_s = aging_s
+    def __init__(self) -> None:
         self._lines: tuple[deque[Job], ...] = tuple(deque() for _ in Priority)
         self._delayed: list[tuple[float, int, Job]] = []
         self._withdrawn: set[str] = set()
@@ -96,16 +92,12 @@ class PriorityQueue:
 
     def pop_nowait(self) -> Job | None:
         """The job that starts next; None where none is ready."""
-        if self.aging_s is not None:
-            return self._pop_aged(time.time())
+        if self._withdrawn:
+            self._drop_withdrawn_heads()
         for line in self._lines:
-            while line:
-                job = line.popleft()
-                if self._withdrawn and job.id in self._withdrawn:
-                    self._forget(job)
-                    continue
+            if line:
                 self.waiting -= 1
-                return job
+                return line.popleft()
         return None
 
     def withdraw(self, job: Job) -> None:
@@ -131,23 +123,10 @@ class PriorityQueue:
         ones may still be counted."""
         return sum(len(line) for line in self._lines[: priority + 1])
 
-    def _pop_aged(self, now: float) -> Job | None:
-        # Within a line the oldest stands first, so only the heads can win.
-        assert self.aging_s is not None
-        best: deque[Job] | None = None
-        best_rank = 0
-        for priority, line in enumerate(self._lines):
+    def _drop_withdrawn_heads(self) -> None:
+        for line in self._lines:
             while line and line[0].id in self._withdrawn:
                 self._forget(line.popleft())
-            if line:
-                waited_s = max(0.0, now - max(line[0].created_at, line[0].due_at))
-                rank = max(0, priority - int(waited_s / self.aging_s))
-                if best is None or rank < best_rank:
-                    best, best_rank = line, rank
-        if best is None:
-            return None
-        self.waiting -= 1
-        return best.popleft()
 
     def _forget(self, job: Job) -> None:
         self._withdrawn.discard(job.id)
@@ -161,3 +140,30 @@ class PriorityQueue:
         self._delayed = [entry for entry in self._delayed if entry[2].id not in withdrawn]
         heapq.heapify(self._delayed)
         withdrawn.clear()
+
+
+class AgingQueue(PriorityQueue):
+    """A job that has waited n times `aging_s` seconds competes n priorities higher; ties go to the
+    higher original priority."""
+
+    __slots__ = ("_aging_s",)
+
+    def __init__(self, aging_s: float) -> None:
+        super().__init__()
+        self._aging_s = aging_s
+
+    def pop_nowait(self) -> Job | None:
+        self._drop_withdrawn_heads()
+        now = time.time()
+        best: deque[Job] | None = None
+        best_rank = 0
+        for priority, line in enumerate(self._lines):
+            if line:  # the oldest stands first, so only the heads can win
+                waited_s = max(0.0, now - max(line[0].created_at, line[0].due_at))
+                rank = max(0, priority - int(waited_s / self._aging_s))
+                if best is None or rank < best_rank:
+                    best, best_rank = line, rank
+        if best is None:
+            return None
+        self.waiting -= 1
+        return best.popleft()
