@@ -121,7 +121,7 @@ class PriorityQueue:
     def ahead_of(self, priority: int) -> int:
         """How many ready jobs would start before one of `priority` that is pushed now. Withdrawn
         ones may still be counted."""
-        return sum(len(line) for line in self._lines[: priority + 1])
+        return sum(map(len, self._lines[: priority + 1]))
 
     def _drop_withdrawn_heads(self) -> None:
         for line in self._lines:
