@@ -19,7 +19,6 @@ def test_defaults_hold_where_nothing_is_set() -> None:
     assert settings == Settings()
     assert settings.default_concurrency == 10
     assert settings.default_threads == 10
-    assert settings.default_processes >= 1
     assert settings.listen_port == 8080
 
 

@@ -225,10 +225,6 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         return self.threads or self.default_concurrency
 
     @property
-    def default_processes(self) -> int:
-        return self.processes or os.cpu_count() or 1
-
-    @property
     def is_loopback(self) -> bool:
         """Whether only this machine can reach `host`."""
         try:
