@@ -27,7 +27,6 @@ from worker_runtime.client_wire import (
     decode,
     encoded,
     error_of,
-    name_of,
     result_type,
     retry_after_s,
 )
@@ -36,6 +35,7 @@ from worker_runtime.errors import JobCancelled, JobFailed, WorkerRuntimeError
 from worker_runtime.job import COMPLETED, FAILED, Priority, Reason, State
 from worker_runtime.job_id import JobIds
 from worker_runtime.runtime import QueueInfo
+from worker_runtime.task import name_of
 
 __all__ = ["Client", "ConfiguredClient", "RemoteJob", "Retries", "WorkerUnreachable"]
 

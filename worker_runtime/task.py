@@ -192,6 +192,20 @@ def policy_of(found: object) -> TaskPolicy | None:
     return policy if isinstance(policy, TaskPolicy) else None
 
 
+def name_of(task: Callable[..., Any] | str) -> str:
+    """The name a task is registered under where nobody gives it another."""
+    if isinstance(task, str):
+        return task
+    function = _unwrapped(task)
+    policy = policy_of(function)
+    name = None if policy is None else policy.name
+    return name or str(getattr(function, "__name__", type(function).__name__))
+
+
+def _unwrapped(fn: Callable[..., Any]) -> Callable[..., Any]:
+    return fn.func if isinstance(fn, functools.partial) else fn
+
+
 DURATION_BUCKETS_S = (
     0.001,
     0.0025,
@@ -323,9 +337,9 @@ def define(
     TASK_NAME_PATTERN. Raises ConfigurationError."""
     if not callable(fn):
         raise ConfigurationError(f"a task must be a function, not {fn!r}")
-    target = fn.func if isinstance(fn, functools.partial) else fn
-    policy: TaskPolicy = getattr(target, _POLICY_ATTRIBUTE, None) or TaskPolicy()
-    name = name or policy.name or str(getattr(target, "__name__", type(target).__name__))
+    target = _unwrapped(fn)
+    policy = policy_of(target) or TaskPolicy()
+    name = name or name_of(fn)
     if not any_name and not re.fullmatch(TASK_NAME_PATTERN, name):
         raise ConfigurationError(
             f"task name {name!r} must match {TASK_NAME_PATTERN}; pass name=..."
@@ -353,7 +367,7 @@ def qualified_name(kind: type) -> str:
 
 
 def _is_async(fn: Callable[..., Any]) -> bool:
-    target = fn.func if isinstance(fn, functools.partial) else fn
+    target = _unwrapped(fn)
     if inspect.iscoroutinefunction(target):
         return True
     return inspect.iscoroutinefunction(getattr(target, "__call__", None))  # noqa: B004
