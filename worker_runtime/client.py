@@ -34,7 +34,7 @@ from worker_runtime.context import JobContext
 from worker_runtime.errors import JobCancelled, JobFailed, WorkerRuntimeError
 from worker_runtime.job import COMPLETED, FAILED, Priority, Reason, State
 from worker_runtime.job_id import JobIds
-from worker_runtime.runtime import QueueInfo
+from worker_runtime.queue_control import QueueInfo
 from worker_runtime.task import name_of
 
 __all__ = ["Client", "ConfiguredClient", "RemoteJob", "Retries", "WorkerUnreachable"]

@@ -25,7 +25,6 @@ from worker_runtime.dead_letters import RETRYABLE_STATES, BulkResult, DeadLetter
 from worker_runtime.enqueue import WIRE, Call, EnqueueOptions, Enqueuer, TaskRef, enqueue_options
 from worker_runtime.errors import (
     ConfigurationError,
-    UnknownQueue,
     WorkerRuntimeError,
 )
 from worker_runtime.events import Subscription
@@ -40,16 +39,15 @@ from worker_runtime.inspection import (
 )
 from worker_runtime.intake import PLAIN
 from worker_runtime.job import (
-    QUEUED,
     TERMINAL_STATES,
     Job,
     Priority,
     State,
 )
+from worker_runtime.queue_control import QueueControl, QueueInfo
 from worker_runtime.recovery import recover
 from worker_runtime.registry import Tasks
 from worker_runtime.settings import QueueSettings, Settings, checked
-from worker_runtime.slots import Lane
 from worker_runtime.stores import Archive
 from worker_runtime.stores.sqlite import SqliteStore
 from worker_runtime.task import Retry, TaskDefinition
@@ -62,17 +60,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger("worker_runtime")
 
 Lifespan = Callable[["Runtime"], AbstractAsyncContextManager[Any]]
-
-
-class QueueInfo(msgspec.Struct, frozen=True):
-    """A queue as it is now. `waiting` counts ready and scheduled jobs, `running` attempts."""
-
-    name: str
-    waiting: int
-    running: int
-    concurrency: int
-    capacity: int
-    paused: bool
 
 
 class Runtime(Enqueuer):
@@ -139,6 +126,7 @@ class Runtime(Enqueuer):
         self._cancellation = Cancellation(
             parts.dispatcher, parts.finisher, self._intake.held, parts.clock, shared
         )
+        self._queues = QueueControl(parts.dispatcher, shared)
         self._cron = CronService(
             parts.schedules,
             enqueue=self._enqueue_tick,
@@ -494,50 +482,30 @@ class Runtime(Enqueuer):
 
     def pause(self, queue: str) -> None:
         """Start nothing more from `queue`; it goes on accepting. Raises UnknownQueue."""
-        self._lane(queue).is_paused = True
+        self._queues.pause(queue)
 
     def resume(self, queue: str) -> None:
         """Undo `pause`. Raises UnknownQueue."""
-        lane = self._lane(queue)
-        lane.is_paused = False
-        self.parts.dispatcher.wake(lane)
-        if self._shared is not None:
-            self._shared.claimer.wake()
+        self._queues.resume(queue)
 
     def resize(
         self, queue: str, *, concurrency: int | None = None, capacity: int | None = None
     ) -> None:
         """Change a queue's limits while it works; None leaves one as it is. What runs or waits
         beyond a smaller limit stays. Raises UnknownQueue, ConfigurationError."""
-        lane = self._lane(queue)
-        limits = QueueSettings(queue, concurrency, capacity)
-        try:
-            msgspec.convert(msgspec.structs.asdict(limits), QueueSettings)
-        except msgspec.ValidationError as error:
-            raise ConfigurationError(f"queue {queue!r}: {error}") from None
-        lane.capacity = capacity or lane.capacity
-        lane.concurrency = concurrency or lane.concurrency
-        self.parts.dispatcher.wake(lane)
+        self._queues.resize(queue, concurrency=concurrency, capacity=capacity)
 
     def queue_info(self, queue: str) -> QueueInfo:
         """Figures of one queue. Raises UnknownQueue."""
-        lane = self._lane(queue)
-        waiting = lane.queue.waiting if self._shared is None else self._shared.waiting(queue)
-        return QueueInfo(
-            lane.name,
-            waiting,
-            lane.busy,
-            lane.concurrency,
-            lane.capacity,
-            lane.is_paused,
-        )
+        return self._queues.info(queue)
 
     def queue_infos(self) -> list[QueueInfo]:
-        return [self.queue_info(name) for name in self.parts.lanes]
+        """Figures of every queue."""
+        return self._queues.infos()
 
     def position(self, job: Job) -> int | None:
         """The job's place in line, 1 for the next to start; None when it is not ready."""
-        return self._lane(job.queue).queue.position(job) if job.state is QUEUED else None
+        return self._queues.position(job)
 
     def crons(self) -> list[CronInfo]:
         """The cron schedules, with their last and next ticks."""
@@ -561,13 +529,6 @@ class Runtime(Enqueuer):
         return self._watchdog.blocked_count
 
     # Inside
-
-    def _lane(self, queue: str) -> Lane:
-        try:
-            return self.parts.lanes[queue]
-        except KeyError:
-            names = ", ".join(self.parts.lanes)
-            raise UnknownQueue(f"no queue {queue[:128]!r}; queues: {names}") from None
 
     async def _enqueue_tick(self, task: TaskDefinition, job_id: str) -> None:
         await self.enqueue_with(EnqueueOptions(job_id=job_id), task.name)
