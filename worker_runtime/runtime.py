@@ -127,15 +127,8 @@ class Runtime(Enqueuer):
             parts.dispatcher, parts.finisher, self._intake.held, parts.clock, shared
         )
         self._queues = QueueControl(parts.dispatcher, shared)
-        self._cron = CronService(
-            parts.schedules,
-            enqueue=self._enqueue_tick,
-            load=self._load_tick,
-            note=self._note_tick,
-        )
-        self._watchdog = Watchdog(
-            self.parts.dispatcher.job_of_task, warn_s=settings.loop_lag_warn_s
-        )
+        self._cron = CronService(parts.schedules, enqueue=self._enqueue_tick, store=self._store)
+        self._watchdog = Watchdog(parts.dispatcher.job_of_task, warn_s=settings.loop_lag_warn_s)
 
     # Life
 
@@ -532,14 +525,6 @@ class Runtime(Enqueuer):
 
     async def _enqueue_tick(self, task: TaskDefinition, job_id: str) -> None:
         await self.enqueue_with(EnqueueOptions(job_id=job_id), task.name)
-
-    async def _load_tick(self, schedule: str) -> float | None:
-        text = None if self._store is None else await self._store.load_note(f"cron:{schedule}")
-        return None if text is None else float(text)
-
-    async def _note_tick(self, schedule: str, tick: float) -> None:
-        if self._store is not None:
-            await self._store.save_note(f"cron:{schedule}", repr(tick))
 
     async def _keep_house(self) -> None:
         """What has to be done about once a second, busy or idle."""
