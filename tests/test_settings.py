@@ -125,7 +125,7 @@ def test_aliases_that_agree_are_one_and_those_that_disagree_are_refused() -> Non
         ({"concurency": 1}, "unknown setting 'concurency'"),
         ({"concurrency": 0}, "concurrency: Expected `int` >= 1"),
         ({"history_ttl_s": -1.0}, "history_ttl_s: Expected `float` >= 0"),
-        ({"queues": [QueueSettings("a"), QueueSettings("a")]}, "two queues have one name"),
+        ({"queues": [QueueSettings("a"), QueueSettings("a")]}, "two have one name"),
         ({"dialects": ("vera", "vera")}, "dialects: one is named twice"),
         ({"queues": [QueueSettings("a b")]}, r"queues: .*name"),
         ({"queues": [QueueSettings("a", concurrency=0)]}, r"queues: .*concurrency"),

@@ -249,7 +249,8 @@ def checked(settings: Settings, **changes: Any) -> Settings:
     """`settings` with `changes` applied and every limit checked. Raises ConfigurationError."""
     unknown = changes.keys() - set(Settings.__struct_fields__)
     if unknown:
-        raise ConfigurationError(f"unknown setting {sorted(unknown)[0]!r}")
+        known = ", ".join(Settings.__struct_fields__)
+        raise ConfigurationError(f"unknown setting {sorted(unknown)[0]!r}; there are {known}")
     if "queues" in changes:
         changes["queues"] = tuple(changes["queues"])
     raw = {**msgspec.structs.asdict(settings), **changes}
@@ -261,7 +262,7 @@ def checked(settings: Settings, **changes: Any) -> Settings:
             raise ConfigurationError(f"{field}: {error}") from None
     names = [q.name for q in raw["queues"]]
     if len(set(names)) != len(names):
-        raise ConfigurationError(f"queues: two queues have one name in {names}")
+        raise ConfigurationError(f"queues: two have one name; the names are {', '.join(names)}")
     if len(set(raw["dialects"])) != len(raw["dialects"]):
         raise ConfigurationError(f"dialects: one is named twice in {','.join(raw['dialects'])}")
     return Settings(**raw)

@@ -12,8 +12,9 @@ from typing import Any, Literal, ParamSpec, TypeVar, overload
 import msgspec
 
 from worker_runtime.errors import ConfigurationError, RemoteFailure
-from worker_runtime.job import JOB_ID_PATTERN, Priority, Reason
+from worker_runtime.job import JOB_ID_PATTERN, Priority, no_priority
 from worker_runtime.signature import Signature
+from worker_runtime.tally import Tally
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -206,49 +207,6 @@ def _unwrapped(fn: Callable[..., Any]) -> Callable[..., Any]:
     return fn.func if isinstance(fn, functools.partial) else fn
 
 
-DURATION_BUCKETS_S = (
-    0.001,
-    0.0025,
-    0.005,
-    0.01,
-    0.025,
-    0.05,
-    0.075,
-    0.1,
-    0.25,
-    0.5,
-    0.75,
-    1.0,
-    2.5,
-    5.0,
-    7.5,
-    10.0,
-    30.0,
-    60.0,
-    300.0,
-)
-
-
-class Tally:
-    """What has happened to one task's jobs in this process. Plain numbers: a labelled Prometheus
-    counter costs more than the whole rest of a job's way, so they are exported at scrape time.
-
-    `durations` counts attempts by `DURATION_BUCKETS_S`, the last place is for longer ones;
-    `seconds` is their sum.
-    """
-
-    __slots__ = ("accepted", "cancelled", "completed", "durations", "failed", "retried", "seconds")
-
-    def __init__(self) -> None:
-        self.accepted = 0
-        self.completed = 0
-        self.cancelled = 0
-        self.retried = 0
-        self.failed: dict[Reason, int] = dict.fromkeys(Reason, 0)
-        self.durations = [0] * (len(DURATION_BUCKETS_S) + 1)
-        self.seconds = 0.0
-
-
 class TaskDefinition:
     """A task as one runtime has it: function, signature, and policy with the defaults filled in.
 
@@ -399,4 +357,4 @@ def _check_policy(policy: TaskPolicy) -> None:
         fits = word is None or (isinstance(word, str) and re.fullmatch(pattern, word))
         _require(bool(fits), name, f"text that matches {pattern}", word)
     if not isinstance(policy.priority, Priority):
-        raise ConfigurationError(f"priority must be a Priority, not {policy.priority!r}")
+        raise ConfigurationError(no_priority(policy.priority))

@@ -181,7 +181,9 @@ class RedisStore:
             raise StoreUnavailable(f"Redis cannot take the job now: {error}") from None
         if answers[0] == -1:
             name = jobs[answers[1] - 1].queue
-            raise QueueFull(f"queue {name!r} is full: {self.capacities[name]} jobs wait in Redis")
+            raise QueueFull(
+                f"queue {name!r} is full: {self.capacities[name]} jobs may wait in Redis, and do"
+            )
         return [answer == 1 for answer in answers]
 
     async def acknowledged(self, job: Job) -> None:
