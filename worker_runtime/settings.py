@@ -188,7 +188,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         values: dict[str, Any] = {}
         for field, hint in typing.get_type_hints(cls, include_extras=True).items():
             if explicit.get(field) is None:
-                found = _read(source, _variables(hint), hint)
+                found = _read(source, variables_of(hint), hint)
                 if found is not None:
                     values[field] = found
         if "backend_url" in values or explicit.get("backend_url") is not None:
@@ -268,13 +268,14 @@ def checked(settings: Settings, **changes: Any) -> Settings:
     return Settings(**raw)
 
 
-def _variables(hint: Any) -> tuple[str, ...]:
-    """The environment variables named in a field's annotation, wherever in it they stand."""
+def variables_of(hint: Any) -> tuple[str, ...]:
+    """The environment variables named in the annotation of a field of Settings, wherever in it they
+    stand; none for a field that only code sets."""
     for part in getattr(hint, "__metadata__", ()):
         if isinstance(part, msgspec.Meta) and part.extra and "env" in part.extra:
             return tuple(part.extra["env"])
     for argument in typing.get_args(hint):
-        names = _variables(argument)
+        names = variables_of(argument)
         if names:
             return names
     return ()
