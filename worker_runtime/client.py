@@ -178,6 +178,7 @@ class Client:
         return page
 
     async def queues(self) -> list[QueueInfo]:
+        """Figures of every queue. Raises WorkerUnreachable."""
         found: dict[str, list[QueueInfo]] = await self._get("/queues", dict[str, list[QueueInfo]])
         return found["queues"]
 

@@ -218,6 +218,7 @@ class Runtime(Enqueuer):
 
     @property
     def is_accepting(self) -> bool:
+        """Whether new jobs are taken: between the start and `quiet`, `drain` or `stop`."""
         return self._intake.is_open
 
     async def join(self) -> None:
@@ -262,6 +263,7 @@ class Runtime(Enqueuer):
     async def enqueue_many_with(
         self, options: EnqueueOptions, calls: Iterable[Call[Any]]
     ) -> list[JobHandle[Any]]:
+        """`enqueue_many` for callers that hold the options as a value. Raises Refused."""
         jobs = await self._acceptance.accept_many(options, calls)
         return [JobHandle(job, self) for job in jobs]
 
@@ -342,6 +344,7 @@ class Runtime(Enqueuer):
     # Workflows
 
     def new_job_id(self) -> str:
+        """An id that no other job has, sorted by the time it is made at."""
         return self._intake.new_id()
 
     def make_job(self, call: Call[Any], options: EnqueueOptions) -> Job:
@@ -380,6 +383,7 @@ class Runtime(Enqueuer):
 
     @property
     def tasks(self) -> list[TaskDefinition]:
+        """What can be run here."""
         return list(self.parts.registry)
 
     async def find(self, job_id: str) -> JobHandle[Any]:

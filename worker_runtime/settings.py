@@ -205,6 +205,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def is_vera_first(self) -> bool:
+        """Whether Vera's guide decides what nobody has set."""
         return self.dialects[:1] == ("vera",)
 
     @property
@@ -222,6 +223,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def default_threads(self) -> int:
+        """`threads`; where that is not given, one for each attempt at a time."""
         return self.threads or self.default_concurrency
 
     @property
