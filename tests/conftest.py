@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 import hypothesis
 import pytest
 
-from worker_runtime.settings import Settings, _variables
+from worker_runtime.settings import Settings, variables_of
 
 # The same examples each time, and none of them late: a change passes or fails by what it does. To
 # look for new ones: `make test ARGS=--hypothesis-profile=search`.
@@ -61,6 +61,6 @@ def pytest_asyncio_loop_factories(
 def _only_the_tests_settings(monkeypatch: pytest.MonkeyPatch) -> None:
     """A WORKER_STORE or PORT that the developer has exported must not reach a test."""
     for hint in typing.get_type_hints(Settings, include_extras=True).values():
-        for name in _variables(hint):
+        for name in variables_of(hint):
             if name in os.environ:
                 monkeypatch.delenv(name)

@@ -75,6 +75,20 @@ def free_port() -> int:
             return port
 
 
+def run_program(directory: Path, source: str) -> subprocess.CompletedProcess[str]:
+    """Run a program of a document in `directory`; a warning ends it."""
+    program = directory / "program.py"
+    program.write_text(source)
+    return subprocess.run(
+        [sys.executable, "-W", "error", program],
+        cwd=directory,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=50,
+    )
+
+
 class ServerProcess:
     """A worker in a process of its own. `url` has no trailing slash."""
 

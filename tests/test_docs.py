@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-from tests.helpers import ROOT
+from tests.helpers import ROOT, run_program
 
 BLOCK = re.compile(r"^```python\n(.*?)^```\n\n```output\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 PAGES = [ROOT / "docs" / f"{name}.md" for name in ("limits_and_workflows", "testing_and_tracing")]
@@ -29,14 +26,5 @@ def test_every_program_has_its_output(page: Path) -> None:
 
 @pytest.mark.parametrize(("source", "output"), PROGRAMS)
 def test_a_program_prints_what_the_page_says(tmp_path: Path, source: str, output: str) -> None:
-    program = tmp_path / "program.py"
-    program.write_text(source)
-    done = subprocess.run(
-        [sys.executable, "-W", "error", program],
-        cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        timeout=50,
-    )
+    done = run_program(tmp_path, source)
     assert (done.returncode, done.stdout) == (0, output), done.stderr

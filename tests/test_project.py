@@ -19,8 +19,7 @@ MODULES = sorted(Path(worker_runtime.__file__).parent.rglob("*.py"))
 LINES_MAX = 400
 # Longer than it should be: each of these may shrink, and must not grow past its ceiling.
 LONGER = {
-    "worker_runtime/stores/redis.py": 410,
-    "worker_runtime/runtime.py": 600,
+    "worker_runtime/runtime.py": 540,
 }
 
 

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.helpers import ROOT, free_port
-from worker_runtime.settings import Settings, _variables
+from tests.helpers import ROOT, free_port, run_program
+from worker_runtime.settings import Settings, variables_of
 
 README = (ROOT / "README.md").read_text()
 BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
@@ -32,16 +32,7 @@ def test_there_is_something_to_run() -> None:
 
 @pytest.mark.parametrize(("source", "output"), PROGRAMS)
 def test_python(tmp_path: Path, source: str, output: str) -> None:
-    program = tmp_path / "program.py"
-    program.write_text(source)
-    done = subprocess.run(
-        [sys.executable, "-W", "error", program],
-        cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        timeout=50,
-    )
+    done = run_program(tmp_path, source)
     assert (done.returncode, done.stdout) == (0, output), done.stderr
 
 
@@ -107,9 +98,9 @@ def test_the_settings_are_all_there_with_their_defaults() -> None:
     shown = [(re.findall(r"`(\w+)`", names), default) for names, default, _ in rows]
     defaults = Settings()
     real = [
-        (list(_variables(hint)), _shown(getattr(defaults, field)))
+        (list(variables_of(hint)), _shown(getattr(defaults, field)))
         for field, hint in typing.get_type_hints(Settings, include_extras=True).items()
-        if _variables(hint)
+        if variables_of(hint)
     ]
     assert shown == real
 

@@ -130,16 +130,6 @@ def test_pages_go_from_the_newest_to_the_oldest_and_end() -> None:
     assert last.cursor is None
 
 
-def test_states_are_counted() -> None:
-    table = make_table()
-    add(table, make_job())
-    end(table, add(table, make_job()))
-    counts = table.count_by_state()
-    assert counts[State.QUEUED] == 1
-    assert counts[State.COMPLETED] == 1
-    assert counts[State.FAILED] == 0
-
-
 async def test_waiters_are_woken_when_the_job_ends() -> None:
     table = make_table()
     job = add(table, make_job())

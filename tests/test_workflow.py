@@ -247,7 +247,7 @@ async def test_an_empty_workflow_is_refused(start: Start) -> None:
     async with start() as runtime:
         wrong: list[tuple[Any, ...]] = [(), ([],), (call("number", 1), [])]
         for steps in wrong:
-            with pytest.raises(InvalidJob, match="needs a step"):
+            with pytest.raises(InvalidJob, match="needs at least one step"):
                 await runtime.chain(*steps)
 
 

@@ -43,7 +43,8 @@ from worker_runtime.events import Event, Missed, Subscription
 from worker_runtime.handle import JobHandle, WorkflowHandle
 from worker_runtime.inspection import AttemptInfo, JobDetail, JobPage
 from worker_runtime.job import JobInfo, Priority, ProgressInfo, Reason, State
-from worker_runtime.runtime import QueueInfo, Runtime
+from worker_runtime.queue_control import QueueInfo
+from worker_runtime.runtime import Runtime
 from worker_runtime.settings import QueueSettings, Settings
 from worker_runtime.task import Limit, Retry, task
 from worker_runtime.transaction import Transaction

@@ -83,6 +83,8 @@ logger = logging.getLogger("arq.connections")
 
 
 class JobStatus(StrEnum):
+    """Where a job is. The words are arq's."""
+
     deferred = "deferred"
     queued = "queued"
     in_progress = "in_progress"
@@ -237,6 +239,7 @@ class Job:
         return None if data is None else _result(self._redis.wire, data, self.job_id)
 
     async def status(self) -> JobStatus:
+        """Where the job is now, by one look at Redis. Raises redis errors."""
         pipe = self._redis.pipeline(transaction=True)
         pipe.exists(RESULT_PREFIX + self.job_id)
         pipe.exists(IN_PROGRESS_PREFIX + self.job_id)

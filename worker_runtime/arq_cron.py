@@ -128,7 +128,8 @@ def _numbers(field: str, value: Any) -> frozenset[int] | None:
         return None
     if isinstance(value, str):
         if field != "weekday" or value.lower() not in _WEEKDAYS:
-            raise ConfigurationError(f"cron {field}={value!r}: a number or one of {_WEEKDAYS}")
+            or_one = f" or one of {', '.join(_WEEKDAYS)}" if field == "weekday" else ""
+            raise ConfigurationError(f"cron {field}={value!r}: must be a number{or_one}")
         return frozenset({_WEEKDAYS.index(value.lower())})
     if isinstance(value, int):
         return frozenset({value})

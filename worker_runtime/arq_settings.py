@@ -128,13 +128,6 @@ _KINDS: dict[str, Any] = {
 }
 
 
-def is_settings(target: object) -> bool:
-    """Whether `target` looks like a settings class or dict of arq's."""
-    own = target if isinstance(target, Mapping) else getattr(target, "__dict__", {})
-    is_holder = isinstance(target, type | Mapping)
-    return is_holder and ("functions" in own or "cron_jobs" in own)
-
-
 def read_settings(source: object, **overrides: Any) -> ArqSettings:
     """The settings in a class or dict; `overrides` win. Raises ConfigurationError, naming the
     attribute."""

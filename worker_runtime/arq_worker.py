@@ -118,11 +118,7 @@ class ArqWorker(Manner):
             definition.timeout_s = own_s or definition.timeout_s or arq.job_timeout
 
     def __repr__(self) -> str:
-        s = self.store
-        return (
-            f"<ArqWorker {self.settings.queue_name} j_complete={s.completed} j_failed={s.failed} "
-            f"j_retried={s.retried}>"
-        )
+        return f"<ArqWorker {self.settings.queue_name} {self.store.ends}>"
 
     # Life
 
@@ -157,10 +153,10 @@ class ArqWorker(Manner):
         return within_s
 
     def _log_counts(self, text: str, cause: str, what: str) -> None:
-        s = self.store
+        ends = self.store.ends
         running = sum(len(lane.running) for lane in self.runtime.parts.lanes.values())
         text += f"%d jobs complete ◆ %d failed ◆ %d retries ◆ %d {what}"
-        logger.info(text, cause, s.completed, s.failed, s.retried, running)
+        logger.info(text, cause, ends.completed, ends.failed, ends.retried, running)
 
     async def drain(self) -> None:
         """Wait until the queue is empty, deferred jobs included, or `max_burst_jobs` have run."""

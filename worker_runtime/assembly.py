@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -76,38 +76,14 @@ def assemble(
         any_name=setup is not None and setup.any_name,
     )
     registry.add_all(tasks)
-    lanes = _lanes(settings, registry)
-    setup = setup or _shared(settings)
-    if setup is not None and any(lane.limited for lane in lanes.values()):
-        raise ConfigurationError(
-            "limits of queues, tasks and keys do not work with a Redis store, where other workers "
-            "start jobs too; leave limit and per_key out"
-        )
-    table = JobTable(
-        # A shared store has the history; a copy here would tell of a former job of the same id.
-        history_count_max=settings.history_count_max if setup is None else 0,
-        history_ttl_s=settings.history_ttl_s,
-        waiters_max=settings.waiters_max,
-    )
-    events = EventHub()
-    store = setup.store if setup is not None else _store(settings)
+    setup = setup or _shared_setup(settings)
+    lanes = _lanes(settings, registry, is_shared=setup is not None)
+    store = _store(settings) if setup is None else setup.store
     executors = _executors(settings, registry)
-    for task in registry:
-        task.executor = executors[task.run_in]
-        task.needs_context = task.needs_context or task.executor.needs_context
-        task.is_bare = (
-            task.run_in == "loop"
-            and not task.needs_context
-            and task.timeout_s is None
-            and store is None
-            and not middleware
-        )
-    attempts = Attempts(
-        middleware=middleware,
-        store=store,
-        error_bytes_max=settings.error_bytes_max,
-        keeps_late_ends=setup is not None and setup.keeps_late_ends,
-    )
+    _place(registry, executors, is_plain=store is None and not middleware)
+    clock, events = Clock(), EventHub()
+    table = _table(settings, setup)
+    attempts = _attempts(settings, middleware, store, setup)
 
     def requeue(job: Job) -> None:  # the finisher is made before what it hands jobs back to
         if setup is None:
@@ -115,7 +91,80 @@ def assemble(
         else:  # it waits in the store, for whoever is free first
             table.forget(job)
 
-    finisher = Finisher(
+    finisher = _finisher(settings, table, events, store, setup, requeue)
+    dispatcher = Dispatcher(
+        lanes, attempts, finisher, events, clock, abandoned_max=settings.abandoned_max
+    )
+    held = HeldJobs(table, finisher, dispatcher, clock)
+    forecast = Forecast(registry)
+    overload = _overload(settings, forecast)
+    resources = Resources(interval_s=settings.health_check_interval_s)
+    resources.listeners.append(overload.observe)
+    parts = Parts(
+        settings=settings,
+        registry=registry,
+        table=table,
+        events=events,
+        store=store,
+        executors=executors,
+        lanes=lanes,
+        attempts=attempts,
+        finisher=finisher,
+        dispatcher=dispatcher,
+        draining=Draining(dispatcher, finisher),
+        intake=Intake(registry, table, dispatcher, events, clock, forecast, overload, held),
+        schedules=schedules_of(registry),
+        clock=clock,
+        resources=resources,
+        overload=overload,
+        shared=None,
+    )
+    return parts if setup is None else replace(parts, shared=_shared_queues(setup, parts))
+
+
+def _place(registry: TaskRegistry, executors: dict[str, Executor], *, is_plain: bool) -> None:
+    """Give each task its executor, and mark those whose attempts need nothing around the call;
+    `is_plain`: the runtime itself puts nothing there."""
+    for task in registry:
+        task.executor = executors[task.run_in]
+        task.needs_context = task.needs_context or task.executor.needs_context
+        task.is_bare = (
+            is_plain and task.run_in == "loop" and not task.needs_context and task.timeout_s is None
+        )
+
+
+def _table(settings: Settings, setup: SharedSetup | None) -> JobTable:
+    return JobTable(
+        # A shared store has the history; a copy here would tell of a former job of the same id.
+        history_count_max=settings.history_count_max if setup is None else 0,
+        history_ttl_s=settings.history_ttl_s,
+        waiters_max=settings.waiters_max,
+    )
+
+
+def _attempts(
+    settings: Settings,
+    middleware: Sequence[Middleware],
+    store: Store | None,
+    setup: SharedSetup | None,
+) -> Attempts:
+    return Attempts(
+        middleware=middleware,
+        store=store,
+        error_bytes_max=settings.error_bytes_max,
+        keeps_late_ends=setup is not None and setup.keeps_late_ends,
+    )
+
+
+def _finisher(
+    settings: Settings,
+    table: JobTable,
+    events: EventHub,
+    store: Store | None,
+    setup: SharedSetup | None,
+    requeue: Callable[[Job], None],
+) -> Finisher:
+    return Finisher(
         table,
         events,
         store=store,
@@ -124,64 +173,27 @@ def assemble(
         result_bytes_max=settings.result_bytes_max,
         must_encode=store is not None and (setup is None or setup.store.must_encode_results),
     )
-    clock = Clock()
-    dispatcher = Dispatcher(
-        lanes, attempts, finisher, events, clock, abandoned_max=settings.abandoned_max
-    )
-    draining = Draining(dispatcher, finisher)
-    resources = Resources(interval_s=settings.health_check_interval_s)
-    forecast = Forecast(registry)
-    overload = OverloadControl(
+
+
+def _overload(settings: Settings, forecast: Forecast) -> OverloadControl:
+    return OverloadControl(
         forecast,
         max_cpu_percent=settings.max_cpu_percent,
         max_memory_percent=settings.max_memory_percent,
         sampled_every_s=settings.health_check_interval_s,
     )
-    resources.listeners.append(overload.observe)
-    held = HeldJobs(table, finisher, dispatcher, clock)
-    intake = Intake(registry, table, dispatcher, events, clock, forecast, overload, held)
-    shared = None
-    if setup is not None:
-        from worker_runtime.shared import SharedQueues
-
-        shared = SharedQueues(
-            setup,
-            registry=registry,
-            lanes=lanes,
-            table=table,
-            events=events,
-            intake=intake,
-            dispatcher=dispatcher,
-            draining=draining,
-            finisher=finisher,
-            crashes_max=settings.crashes_max,
-        )
-    return Parts(
-        settings,
-        registry,
-        table,
-        events,
-        store,
-        executors,
-        lanes,
-        attempts,
-        finisher,
-        dispatcher,
-        draining,
-        intake,
-        schedules_of(registry),
-        clock,
-        resources,
-        overload,
-        shared,
-    )
 
 
-def _lanes(settings: Settings, registry: TaskRegistry) -> dict[str, Lane]:
+def _lanes(settings: Settings, registry: TaskRegistry, *, is_shared: bool) -> dict[str, Lane]:
     known = {queue.name: queue for queue in settings.queues}
     for name in (DEFAULT_QUEUE, *(task.queue for task in registry)):
         known.setdefault(name, QueueSettings(name))
     limits = _limits(known, registry)
+    if limits is not None and is_shared:
+        raise ConfigurationError(
+            "limits of queues, tasks and keys do not work with a Redis store, where other workers "
+            "start jobs too; leave limit and per_key out"
+        )
     return {
         name: Lane(
             name,
@@ -230,13 +242,30 @@ def _executors(settings: Settings, registry: TaskRegistry) -> dict[str, Executor
     return executors
 
 
-def _shared(settings: Settings) -> SharedSetup | None:
+def _shared_setup(settings: Settings) -> SharedSetup | None:
     """The setup of a Redis store; imported here, because its library is an extra."""
     if settings.store.partition("://")[0] not in ("redis", "rediss", "unix"):
         return None
     from worker_runtime.shared import SharedSetup
 
     return SharedSetup.from_settings(settings)
+
+
+def _shared_queues(setup: SharedSetup, parts: Parts) -> SharedQueues:
+    from worker_runtime.shared import SharedQueues
+
+    return SharedQueues(
+        setup,
+        registry=parts.registry,
+        lanes=parts.lanes,
+        table=parts.table,
+        events=parts.events,
+        intake=parts.intake,
+        dispatcher=parts.dispatcher,
+        draining=parts.draining,
+        finisher=parts.finisher,
+        crashes_max=parts.settings.crashes_max,
+    )
 
 
 def _store(settings: Settings) -> Store | None:

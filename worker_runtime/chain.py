@@ -27,12 +27,12 @@ async def enqueue_chain(
     """See `Runtime.chain`."""
     groups = [[step] if isinstance(step, Call) else list(step) for step in steps]
     if not groups or not all(groups):
-        raise InvalidJob("a chain needs a step, and each step a call")
-    if sum(map(len, groups)) > JOBS_MAX:
-        raise InvalidJob(f"a workflow has at most {JOBS_MAX} jobs")
+        raise InvalidJob("a chain needs at least one step, and each step at least one call(...)")
+    count = sum(map(len, groups))
+    if count > JOBS_MAX:
+        raise InvalidJob(f"a workflow has at most {JOBS_MAX} jobs, not {count}")
     is_named = workflow_id is not None
     workflow_id = runtime.new_job_id() if workflow_id is None else check_job_id(workflow_id)
-    count = sum(map(len, groups))
     made: list[list[Job]] = []
     number = 0
     for index, calls in enumerate(groups):

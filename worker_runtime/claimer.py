@@ -215,7 +215,7 @@ class Claimer:
         if self._dispatcher.is_quiet or lane.is_paused:
             return 0
         free = lane.concurrency - lane.busy - lane.queue.waiting - self._store.ending
-        if self._store.attempt_mean_s < _SHORT_ATTEMPT_S and not self._store.ending:
+        if self._store.ends.attempt_mean_s < _SHORT_ATTEMPT_S and not self._store.ending:
             free += lane.concurrency
         if self._jobs_max is not None:
             free = min(free, self._jobs_max - self.claimed_count)

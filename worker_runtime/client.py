@@ -27,7 +27,6 @@ from worker_runtime.client_wire import (
     decode,
     encoded,
     error_of,
-    name_of,
     result_type,
     retry_after_s,
 )
@@ -35,7 +34,8 @@ from worker_runtime.context import JobContext
 from worker_runtime.errors import JobCancelled, JobFailed, WorkerRuntimeError
 from worker_runtime.job import COMPLETED, FAILED, Priority, Reason, State
 from worker_runtime.job_id import JobIds
-from worker_runtime.runtime import QueueInfo
+from worker_runtime.queue_control import QueueInfo
+from worker_runtime.task import name_of
 
 __all__ = ["Client", "ConfiguredClient", "RemoteJob", "Retries", "WorkerUnreachable"]
 
@@ -178,6 +178,7 @@ class Client:
         return page
 
     async def queues(self) -> list[QueueInfo]:
+        """Figures of every queue. Raises WorkerUnreachable."""
         found: dict[str, list[QueueInfo]] = await self._get("/queues", dict[str, list[QueueInfo]])
         return found["queues"]
 

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import functools
 import inspect
 import typing
 from collections.abc import Callable
-from datetime import datetime
 from typing import Any
 
 import msgspec
 
 from worker_runtime import errors
 from worker_runtime.bounded_fetch import Fetched, FetchFailed
-from worker_runtime.job import ProgressInfo, Reason, State
-from worker_runtime.task import policy_of
+from worker_runtime.job import JobInfo
 
 _ERROR_OF_CODE: dict[str, type[errors.Refused | errors.UnknownJob | errors.InvalidTransition]] = {
     "invalid_arguments": errors.InvalidArguments,
@@ -48,25 +45,9 @@ class RequestFailed(errors.WorkerRuntimeError):
         self.status = status
 
 
-class JobSnapshot(msgspec.Struct, frozen=True):
+class JobSnapshot(JobInfo, frozen=True):
     """A job as the worker showed it. `result` is still encoded."""
 
-    id: str
-    task: str
-    queue: str
-    priority: str
-    state: State
-    attempt: int
-    created_at: datetime
-    due_at: datetime | None = None
-    started_at: datetime | None = None
-    ended_at: datetime | None = None
-    progress: ProgressInfo | None = None
-    reason: Reason | None = None
-    error_type: str | None = None
-    error: str | None = None
-    note: str | None = None
-    label: str | None = None
     result: msgspec.Raw = msgspec.Raw(b"null")
     result_error: str | None = None
 
@@ -123,16 +104,6 @@ def retry_after_s(answer: Fetched) -> float | None:
     ours sends)."""
     text = answer.headers.get("retry-after", "")
     return min(_RETRY_AFTER_MAX_S, float(text)) if text.isascii() and text.isdigit() else None
-
-
-def name_of(task: Callable[..., Any] | str) -> str:
-    """The name a task is registered under."""
-    if isinstance(task, str):
-        return task
-    function = task.func if isinstance(task, functools.partial) else task
-    policy = policy_of(function)
-    name = None if policy is None else policy.name
-    return name or str(getattr(function, "__name__", type(function).__name__))
 
 
 def result_type(task: Callable[..., Any] | str) -> Any:

@@ -21,6 +21,7 @@ from cronsim import CronSim, CronSimError
 
 from worker_runtime.errors import ConfigurationError, Refused, Unavailable
 from worker_runtime.job import JOB_ID_PATTERN
+from worker_runtime.stores import Store
 from worker_runtime.task import TaskDefinition
 
 logger = logging.getLogger("worker_runtime.cron")
@@ -144,8 +145,7 @@ class CronService:
     """Enqueues the job of each tick when it is due.
 
     enqueue  accepts a schedule's job under an id; must take the same id twice without a second job
-    load     the last noted tick of a schedule (Unix seconds), None for a new one
-    note     remembers it
+    store    remembers the last tick of each schedule; None: nothing is made up for after a restart
     """
 
     def __init__(
@@ -153,13 +153,11 @@ class CronService:
         schedules: list[Schedule],
         *,
         enqueue: Callable[[TaskDefinition, str], Awaitable[None]],
-        load: Callable[[str], Awaitable[float | None]],
-        note: Callable[[str, float], Awaitable[None]],
+        store: Store | None,
     ) -> None:
         self.schedules = schedules
         self._enqueue = enqueue
-        self._load = load
-        self._note = note
+        self._store = store
         self._runner: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
@@ -208,6 +206,15 @@ class CronService:
             schedule.last_at = tick
         schedule.next_at = schedule.tick_after(max(now, schedule.next_at))
         return _SLEEP_MAX_S
+
+    async def _load(self, schedule: str) -> float | None:
+        """The last noted tick of a schedule in Unix seconds, None for a new one."""
+        text = None if self._store is None else await self._store.load_note(f"cron:{schedule}")
+        return None if text is None else float(text)
+
+    async def _note(self, schedule: str, tick: float) -> None:
+        if self._store is not None:
+            await self._store.save_note(f"cron:{schedule}", repr(tick))
 
     def _due_ticks(self, schedule: Schedule, first: float, now: float) -> list[float]:
         ticks = schedule.ticks_between(first - 1.0, now)

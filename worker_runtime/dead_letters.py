@@ -166,7 +166,10 @@ class DeadLetters:
             return InvalidTransition(f"job {job.id}: its task {job.task.name!r} is not registered")
         options = job.options
         if options is not None and options.takes_results and len(parents) < len(options.after):
-            return InvalidTransition(f"job {job.id}: a parent of it is not kept any more")
+            return InvalidTransition(
+                f"job {job.id}: a job whose result it needs is not kept any more: "
+                f"one of {', '.join(options.after)}"
+            )
         for parent in parents:
             if parent.is_ended and parent.state is not COMPLETED and parent.id not in together:
                 text = f"job {job.id}: its parent {parent.id} is {parent.state}; retry that too"

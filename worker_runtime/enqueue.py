@@ -12,7 +12,7 @@ import msgspec
 from worker_runtime.context import JobContext
 from worker_runtime.errors import InvalidJob
 from worker_runtime.handle import JobHandle
-from worker_runtime.job import Job, Priority, State
+from worker_runtime.job import Job, Priority, State, no_priority
 from worker_runtime.task import JobOptions, Retry
 from worker_runtime.uniqueness import Uniqueness
 
@@ -158,7 +158,7 @@ def enqueue_options(
     """Checked options of one job; `Runtime.options` says what they mean. `wire=True` for a job
     whose arguments came, and whose result goes, over one. Raises InvalidJob."""
     if priority is not None and not isinstance(priority, Priority):
-        raise InvalidJob(f"priority must be a Priority, not {priority!r}")
+        raise InvalidJob(no_priority(priority))
     overrides = _overrides(timeout_s, retry, result_ttl_s, expires_s, label)
     unique = _uniqueness(unique_key, unique_for_s, unique_states)
     _check_text("key", key)
@@ -212,7 +212,9 @@ def _overrides(
     if not isinstance(retry, Retry | msgspec.UnsetType | None):
         raise InvalidJob(f"retry must be a Retry or None, not {str(retry)[:100]!r}")
     if label is not None and not (isinstance(label, str) and len(label) <= LABEL_CHARS_MAX):
-        raise InvalidJob(f"label must be text of at most {LABEL_CHARS_MAX} characters")
+        raise InvalidJob(
+            f"label must be text of at most {LABEL_CHARS_MAX} characters, not {_shown(label)}"
+        )
     options = JobOptions(
         timeout_s=timeout_s,
         retry=retry,
@@ -239,14 +241,21 @@ def _uniqueness(
 def _states(given: Iterable[State]) -> frozenset[State]:
     states = frozenset(given)
     if not states or not states <= frozenset(State):
-        raise InvalidJob(f"unique_states must be some of {', '.join(State)}")
+        given_names = ", ".join(sorted(map(str, states))) or "none"
+        raise InvalidJob(f"unique_states must be some of {', '.join(State)}, not {given_names}")
     return states
 
 
 def _check_text(name: str, value: object) -> None:
     is_fit = isinstance(value, str) and 0 < len(value) <= KEY_CHARS_MAX
     if value is not None and not is_fit:
-        raise InvalidJob(f"{name} must be text of 1 to {KEY_CHARS_MAX} characters")
+        raise InvalidJob(
+            f"{name} must be text of 1 to {KEY_CHARS_MAX} characters, not {_shown(value)}"
+        )
+
+
+def _shown(value: object) -> str:
+    return f"{len(value)} characters" if isinstance(value, str) else repr(value)[:100]
 
 
 def _check_seconds(

@@ -36,7 +36,7 @@ from worker_runtime.job import (
 from worker_runtime.job_policy import retry_of, ttl_of
 from worker_runtime.stores import Store
 from worker_runtime.table import JobTable
-from worker_runtime.task import DURATION_BUCKETS_S
+from worker_runtime.tally import DURATION_BUCKETS_S
 
 logger = logging.getLogger("worker_runtime.jobs")
 

@@ -112,6 +112,7 @@ class Fleet:
         await self.stop()
 
     async def start(self) -> None:
+        """Begin to look at the workers' health, each `check_every_s` seconds."""
         self._session = aiohttp.ClientSession(cookie_jar=aiohttp.DummyCookieJar())
         self._watch = asyncio.create_task(self._keep_checking(), name="fleet-health")
 

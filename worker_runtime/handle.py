@@ -36,6 +36,7 @@ class JobHandle(msgspec.Struct, Generic[R], frozen=True, gc=False, eq=False):
 
     @property
     def state(self) -> State:
+        """As it is now; it changes while the job goes on."""
         return self.job.state
 
     def info(self) -> JobInfo:
@@ -99,6 +100,7 @@ class WorkflowHandle(msgspec.Struct, frozen=True, eq=False):
 
     @property
     def jobs(self) -> list[JobHandle[Any]]:
+        """All jobs, step by step."""
         return [job for step in self.steps for job in step]
 
     async def result(self, *, timeout_s: float | None = None) -> Any:

@@ -78,7 +78,8 @@ def states_of(
         return frozenset()
     states = frozenset({given} if isinstance(given, str) else given)
     if not states or not states <= allowed:
-        raise InvalidJob(f"state must be one of {', '.join(sorted(allowed))}")
+        shown = ", ".join(sorted(map(str, states)))[:100] or "none"
+        raise InvalidJob(f"state must be one of {', '.join(sorted(allowed))}, not {shown}")
     return states
 
 

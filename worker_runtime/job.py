@@ -350,4 +350,10 @@ def described_as(kind: type[_AnyInfo], job: Job) -> _AnyInfo:
     )
 
 
+def no_priority(value: object) -> str:
+    """What is wrong with a value that is no Priority, for an error."""
+    names = ", ".join(p.name for p in Priority)
+    return f"priority must be a Priority, not {repr(value)[:100]}; there are {names}"
+
+
 PRIORITY_NAMES = tuple(p.name.lower() for p in Priority)

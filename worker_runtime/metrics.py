@@ -27,7 +27,8 @@ from worker_runtime import __version__
 from worker_runtime.executors.work import ChildState
 from worker_runtime.job import CANCELLED, COMPLETED, FAILED
 from worker_runtime.runtime import Runtime
-from worker_runtime.task import DURATION_BUCKETS_S, TaskDefinition
+from worker_runtime.tally import DURATION_BUCKETS_S
+from worker_runtime.task import TaskDefinition
 
 CONTENT_TYPE = CONTENT_TYPE_PLAIN_0_0_4
 

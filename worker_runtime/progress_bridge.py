@@ -22,6 +22,7 @@ class CancellationToken:
         self._context = context
 
     def is_cancelled(self) -> bool:
+        """Whether the job was told to stop."""
         return self._context.cancelled
 
     @property
@@ -47,18 +48,23 @@ class ProgressBridge:
         self._update_state(percentage=percentage, message=current_step)
 
     def get_percentage(self) -> float:
+        """The last one set, 0 to 100; 0 before that."""
         return float(self._state.get("percentage", 0.0))
 
     def get_current_step(self) -> str | None:
+        """The words that came with the last percentage."""
         step: str | None = self._state.get("message")
         return step
 
     def get_progress(self) -> dict[str, Any]:
+        """`percentage` and `current_step`."""
         return {"percentage": self.get_percentage(), "current_step": self.get_current_step()}
 
     # The backend's own interface
 
     def get_status(self) -> dict[str, Any]:
+        """The last update: `percentage`, `message`, `timestamp` (ISO 8601) and what else it said;
+        empty before the first."""
         return dict(self._state)
 
     def get_metrics(self, cursor: int = 0) -> tuple[list[dict[str, Any]], int]:

@@ -25,7 +25,6 @@ from worker_runtime.dead_letters import RETRYABLE_STATES, BulkResult, DeadLetter
 from worker_runtime.enqueue import WIRE, Call, EnqueueOptions, Enqueuer, TaskRef, enqueue_options
 from worker_runtime.errors import (
     ConfigurationError,
-    UnknownQueue,
     WorkerRuntimeError,
 )
 from worker_runtime.events import Subscription
@@ -40,16 +39,15 @@ from worker_runtime.inspection import (
 )
 from worker_runtime.intake import PLAIN
 from worker_runtime.job import (
-    QUEUED,
     TERMINAL_STATES,
     Job,
     Priority,
     State,
 )
+from worker_runtime.queue_control import QueueControl, QueueInfo
 from worker_runtime.recovery import recover
 from worker_runtime.registry import Tasks
 from worker_runtime.settings import QueueSettings, Settings, checked
-from worker_runtime.slots import Lane
 from worker_runtime.stores import Archive
 from worker_runtime.stores.sqlite import SqliteStore
 from worker_runtime.task import Retry, TaskDefinition
@@ -62,17 +60,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger("worker_runtime")
 
 Lifespan = Callable[["Runtime"], AbstractAsyncContextManager[Any]]
-
-
-class QueueInfo(msgspec.Struct, frozen=True):
-    """A queue as it is now. `waiting` counts ready and scheduled jobs, `running` attempts."""
-
-    name: str
-    waiting: int
-    running: int
-    concurrency: int
-    capacity: int
-    paused: bool
 
 
 class Runtime(Enqueuer):
@@ -139,15 +126,9 @@ class Runtime(Enqueuer):
         self._cancellation = Cancellation(
             parts.dispatcher, parts.finisher, self._intake.held, parts.clock, shared
         )
-        self._cron = CronService(
-            parts.schedules,
-            enqueue=self._enqueue_tick,
-            load=self._load_tick,
-            note=self._note_tick,
-        )
-        self._watchdog = Watchdog(
-            self.parts.dispatcher.job_of_task, warn_s=settings.loop_lag_warn_s
-        )
+        self._queues = QueueControl(parts.dispatcher, shared)
+        self._cron = CronService(parts.schedules, enqueue=self._enqueue_tick, store=self._store)
+        self._watchdog = Watchdog(parts.dispatcher.job_of_task, warn_s=settings.loop_lag_warn_s)
 
     # Life
 
@@ -237,6 +218,7 @@ class Runtime(Enqueuer):
 
     @property
     def is_accepting(self) -> bool:
+        """Whether new jobs are taken: between the start and `quiet`, `drain` or `stop`."""
         return self._intake.is_open
 
     async def join(self) -> None:
@@ -281,6 +263,7 @@ class Runtime(Enqueuer):
     async def enqueue_many_with(
         self, options: EnqueueOptions, calls: Iterable[Call[Any]]
     ) -> list[JobHandle[Any]]:
+        """`enqueue_many` for callers that hold the options as a value. Raises Refused."""
         jobs = await self._acceptance.accept_many(options, calls)
         return [JobHandle(job, self) for job in jobs]
 
@@ -361,6 +344,7 @@ class Runtime(Enqueuer):
     # Workflows
 
     def new_job_id(self) -> str:
+        """An id that no other job has, sorted by the time it is made at."""
         return self._intake.new_id()
 
     def make_job(self, call: Call[Any], options: EnqueueOptions) -> Job:
@@ -399,6 +383,7 @@ class Runtime(Enqueuer):
 
     @property
     def tasks(self) -> list[TaskDefinition]:
+        """What can be run here."""
         return list(self.parts.registry)
 
     async def find(self, job_id: str) -> JobHandle[Any]:
@@ -494,50 +479,30 @@ class Runtime(Enqueuer):
 
     def pause(self, queue: str) -> None:
         """Start nothing more from `queue`; it goes on accepting. Raises UnknownQueue."""
-        self._lane(queue).is_paused = True
+        self._queues.pause(queue)
 
     def resume(self, queue: str) -> None:
         """Undo `pause`. Raises UnknownQueue."""
-        lane = self._lane(queue)
-        lane.is_paused = False
-        self.parts.dispatcher.wake(lane)
-        if self._shared is not None:
-            self._shared.claimer.wake()
+        self._queues.resume(queue)
 
     def resize(
         self, queue: str, *, concurrency: int | None = None, capacity: int | None = None
     ) -> None:
         """Change a queue's limits while it works; None leaves one as it is. What runs or waits
         beyond a smaller limit stays. Raises UnknownQueue, ConfigurationError."""
-        lane = self._lane(queue)
-        limits = QueueSettings(queue, concurrency, capacity)
-        try:
-            msgspec.convert(msgspec.structs.asdict(limits), QueueSettings)
-        except msgspec.ValidationError as error:
-            raise ConfigurationError(f"queue {queue!r}: {error}") from None
-        lane.capacity = capacity or lane.capacity
-        lane.concurrency = concurrency or lane.concurrency
-        self.parts.dispatcher.wake(lane)
+        self._queues.resize(queue, concurrency=concurrency, capacity=capacity)
 
     def queue_info(self, queue: str) -> QueueInfo:
         """Figures of one queue. Raises UnknownQueue."""
-        lane = self._lane(queue)
-        waiting = lane.queue.waiting if self._shared is None else self._shared.waiting(queue)
-        return QueueInfo(
-            lane.name,
-            waiting,
-            lane.busy,
-            lane.concurrency,
-            lane.capacity,
-            lane.is_paused,
-        )
+        return self._queues.info(queue)
 
     def queue_infos(self) -> list[QueueInfo]:
-        return [self.queue_info(name) for name in self.parts.lanes]
+        """Figures of every queue."""
+        return self._queues.infos()
 
     def position(self, job: Job) -> int | None:
         """The job's place in line, 1 for the next to start; None when it is not ready."""
-        return self._lane(job.queue).queue.position(job) if job.state is QUEUED else None
+        return self._queues.position(job)
 
     def crons(self) -> list[CronInfo]:
         """The cron schedules, with their last and next ticks."""
@@ -562,23 +527,8 @@ class Runtime(Enqueuer):
 
     # Inside
 
-    def _lane(self, queue: str) -> Lane:
-        try:
-            return self.parts.lanes[queue]
-        except KeyError:
-            names = ", ".join(self.parts.lanes)
-            raise UnknownQueue(f"no queue {queue[:128]!r}; queues: {names}") from None
-
     async def _enqueue_tick(self, task: TaskDefinition, job_id: str) -> None:
         await self.enqueue_with(EnqueueOptions(job_id=job_id), task.name)
-
-    async def _load_tick(self, schedule: str) -> float | None:
-        text = None if self._store is None else await self._store.load_note(f"cron:{schedule}")
-        return None if text is None else float(text)
-
-    async def _note_tick(self, schedule: str, tick: float) -> None:
-        if self._store is not None:
-            await self._store.save_note(f"cron:{schedule}", repr(tick))
 
     async def _keep_house(self) -> None:
         """What has to be done about once a second, busy or idle."""

@@ -188,7 +188,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         values: dict[str, Any] = {}
         for field, hint in typing.get_type_hints(cls, include_extras=True).items():
             if explicit.get(field) is None:
-                found = _read(source, _variables(hint), hint)
+                found = _read(source, variables_of(hint), hint)
                 if found is not None:
                     values[field] = found
         if "backend_url" in values or explicit.get("backend_url") is not None:
@@ -205,6 +205,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def is_vera_first(self) -> bool:
+        """Whether Vera's guide decides what nobody has set."""
         return self.dialects[:1] == ("vera",)
 
     @property
@@ -222,11 +223,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def default_threads(self) -> int:
+        """`threads`; where that is not given, one for each attempt at a time."""
         return self.threads or self.default_concurrency
-
-    @property
-    def default_processes(self) -> int:
-        return self.processes or os.cpu_count() or 1
 
     @property
     def is_loopback(self) -> bool:
@@ -253,7 +251,8 @@ def checked(settings: Settings, **changes: Any) -> Settings:
     """`settings` with `changes` applied and every limit checked. Raises ConfigurationError."""
     unknown = changes.keys() - set(Settings.__struct_fields__)
     if unknown:
-        raise ConfigurationError(f"unknown setting {sorted(unknown)[0]!r}")
+        known = ", ".join(Settings.__struct_fields__)
+        raise ConfigurationError(f"unknown setting {sorted(unknown)[0]!r}; there are {known}")
     if "queues" in changes:
         changes["queues"] = tuple(changes["queues"])
     raw = {**msgspec.structs.asdict(settings), **changes}
@@ -265,19 +264,20 @@ def checked(settings: Settings, **changes: Any) -> Settings:
             raise ConfigurationError(f"{field}: {error}") from None
     names = [q.name for q in raw["queues"]]
     if len(set(names)) != len(names):
-        raise ConfigurationError(f"queues: two queues have one name in {names}")
+        raise ConfigurationError(f"queues: two have one name; the names are {', '.join(names)}")
     if len(set(raw["dialects"])) != len(raw["dialects"]):
         raise ConfigurationError(f"dialects: one is named twice in {','.join(raw['dialects'])}")
     return Settings(**raw)
 
 
-def _variables(hint: Any) -> tuple[str, ...]:
-    """The environment variables named in a field's annotation, wherever in it they stand."""
+def variables_of(hint: Any) -> tuple[str, ...]:
+    """The environment variables named in the annotation of a field of Settings, wherever in it they
+    stand; none for a field that only code sets."""
     for part in getattr(hint, "__metadata__", ()):
         if isinstance(part, msgspec.Meta) and part.extra and "env" in part.extra:
             return tuple(part.extra["env"])
     for argument in typing.get_args(hint):
-        names = _variables(argument)
+        names = variables_of(argument)
         if names:
             return names
     return ()

@@ -11,10 +11,10 @@ from worker_runtime.admission import Admission
 from worker_runtime.claimer import POLL_MAX_S, Claimer
 from worker_runtime.dispatcher import Dispatcher
 from worker_runtime.draining import Draining
-from worker_runtime.errors import ConfigurationError, InvalidTransition, JobConflict
+from worker_runtime.errors import ConfigurationError, InvalidTransition
 from worker_runtime.events import EventHub
 from worker_runtime.finisher import Finisher
-from worker_runtime.intake import Intake, same_payload
+from worker_runtime.intake import Intake
 from worker_runtime.job import Job
 from worker_runtime.registry import TaskRegistry
 from worker_runtime.settings import Settings
@@ -90,6 +90,7 @@ class SharedQueues:
         self._registry = registry
         self._table = table
         self._events = events
+        self._intake = intake
         for lane in lanes.values():  # what waits is in the store, and counted there
             lane.capacity = store.capacities.get(lane.name, _UNBOUNDED)
         served = {n: lane for n, lane in lanes.items() if not setup.serves or n in setup.serves}
@@ -152,8 +153,7 @@ class SharedQueues:
         if known is None:  # it ended and was forgotten in this very moment
             [is_new] = await self.store.enqueue([job])
             return job if is_new else await self._known(job)
-        if not same_payload(known, job):
-            raise JobConflict(f"job id {job.id!r} is in use by a job with another payload")
+        self._intake.check_same(known, job)
         return known
 
     def watch(self, job: Job) -> None:

@@ -15,7 +15,7 @@ from itertools import islice
 import msgspec
 
 from worker_runtime.errors import ShuttingDown, Unavailable
-from worker_runtime.job import Job, State
+from worker_runtime.job import Job
 from worker_runtime.job_policy import ttl_of
 
 _PRUNED_AT_A_TIME = 1000
@@ -88,7 +88,7 @@ class JobTable:
         future.add_done_callback(self._not_counted)
         return future
 
-    def _not_counted(self, watcher: asyncio.Future[None]) -> None:
+    def _not_counted(self, _: asyncio.Future[None]) -> None:
         self._waiting += 1  # whoever ended it has counted one waiter less
 
     def stop_waiting(self, job: Job, future: asyncio.Future[None]) -> None:
@@ -182,13 +182,6 @@ class JobTable:
         in_order = (job for job in reversed(self.jobs.values()) if job.id not in adopted)
         returned = sorted(adopted.values(), key=_order_of, reverse=True)
         return heapq.merge(in_order, returned, key=_order_of, reverse=True)
-
-    def count_by_state(self) -> dict[State, int]:
-        """How many jobs of each state are kept. Walks all of them: not for a hot path."""
-        counts = dict.fromkeys(State, 0)
-        for job in self.jobs.values():
-            counts[job.state] += 1
-        return counts
 
     def _has_passed(self, job: Job, now: float) -> bool:
         if job.ended_at is None:

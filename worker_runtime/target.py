@@ -9,7 +9,6 @@ nothing             the built-in tasks: the sandbox's simulated `task`, and some
 
 from __future__ import annotations
 
-import functools
 import importlib
 import importlib.util
 import inspect
@@ -25,7 +24,7 @@ from worker_runtime.errors import ConfigurationError
 from worker_runtime.example_tasks import EXAMPLE_TASKS
 from worker_runtime.runtime import Runtime
 from worker_runtime.settings import Settings
-from worker_runtime.task import policy_of
+from worker_runtime.task import name_of, policy_of
 
 NamedTasks = dict[str, Callable[..., Any]]
 
@@ -217,10 +216,7 @@ def _named(tasks: Iterable[Callable[..., Any]]) -> NamedTasks:
     """Tasks by the name each is registered under. Raises ConfigurationError for a name twice."""
     named: NamedTasks = {}
     for fn in tasks:
-        function = fn.func if isinstance(fn, functools.partial) else fn
-        policy = policy_of(function)
-        name = None if policy is None else policy.name
-        name = name or str(getattr(function, "__name__", type(function).__name__))
+        name = name_of(fn)
         if named.setdefault(name, fn) is not fn:
             raise ConfigurationError(
                 f"two tasks are called {name!r}; give one another name with @task(name=...)"

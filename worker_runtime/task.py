@@ -12,8 +12,9 @@ from typing import Any, Literal, ParamSpec, TypeVar, overload
 import msgspec
 
 from worker_runtime.errors import ConfigurationError, RemoteFailure
-from worker_runtime.job import JOB_ID_PATTERN, Priority, Reason
+from worker_runtime.job import JOB_ID_PATTERN, Priority, no_priority
 from worker_runtime.signature import Signature
+from worker_runtime.tally import Tally
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -192,47 +193,18 @@ def policy_of(found: object) -> TaskPolicy | None:
     return policy if isinstance(policy, TaskPolicy) else None
 
 
-DURATION_BUCKETS_S = (
-    0.001,
-    0.0025,
-    0.005,
-    0.01,
-    0.025,
-    0.05,
-    0.075,
-    0.1,
-    0.25,
-    0.5,
-    0.75,
-    1.0,
-    2.5,
-    5.0,
-    7.5,
-    10.0,
-    30.0,
-    60.0,
-    300.0,
-)
+def name_of(task: Callable[..., Any] | str) -> str:
+    """The name a task is registered under where nobody gives it another."""
+    if isinstance(task, str):
+        return task
+    function = _unwrapped(task)
+    policy = policy_of(function)
+    name = None if policy is None else policy.name
+    return name or str(getattr(function, "__name__", type(function).__name__))
 
 
-class Tally:
-    """What has happened to one task's jobs in this process. Plain numbers: a labelled Prometheus
-    counter costs more than the whole rest of a job's way, so they are exported at scrape time.
-
-    `durations` counts attempts by `DURATION_BUCKETS_S`, the last place is for longer ones;
-    `seconds` is their sum.
-    """
-
-    __slots__ = ("accepted", "cancelled", "completed", "durations", "failed", "retried", "seconds")
-
-    def __init__(self) -> None:
-        self.accepted = 0
-        self.completed = 0
-        self.cancelled = 0
-        self.retried = 0
-        self.failed: dict[Reason, int] = dict.fromkeys(Reason, 0)
-        self.durations = [0] * (len(DURATION_BUCKETS_S) + 1)
-        self.seconds = 0.0
+def _unwrapped(fn: Callable[..., Any]) -> Callable[..., Any]:
+    return fn.func if isinstance(fn, functools.partial) else fn
 
 
 class TaskDefinition:
@@ -323,9 +295,9 @@ def define(
     TASK_NAME_PATTERN. Raises ConfigurationError."""
     if not callable(fn):
         raise ConfigurationError(f"a task must be a function, not {fn!r}")
-    target = fn.func if isinstance(fn, functools.partial) else fn
-    policy: TaskPolicy = getattr(target, _POLICY_ATTRIBUTE, None) or TaskPolicy()
-    name = name or policy.name or str(getattr(target, "__name__", type(target).__name__))
+    target = _unwrapped(fn)
+    policy = policy_of(target) or TaskPolicy()
+    name = name or name_of(fn)
     if not any_name and not re.fullmatch(TASK_NAME_PATTERN, name):
         raise ConfigurationError(
             f"task name {name!r} must match {TASK_NAME_PATTERN}; pass name=..."
@@ -353,7 +325,7 @@ def qualified_name(kind: type) -> str:
 
 
 def _is_async(fn: Callable[..., Any]) -> bool:
-    target = fn.func if isinstance(fn, functools.partial) else fn
+    target = _unwrapped(fn)
     if inspect.iscoroutinefunction(target):
         return True
     return inspect.iscoroutinefunction(getattr(target, "__call__", None))  # noqa: B004
@@ -385,4 +357,4 @@ def _check_policy(policy: TaskPolicy) -> None:
         fits = word is None or (isinstance(word, str) and re.fullmatch(pattern, word))
         _require(bool(fits), name, f"text that matches {pattern}", word)
     if not isinstance(policy.priority, Priority):
-        raise ConfigurationError(f"priority must be a Priority, not {policy.priority!r}")
+        raise ConfigurationError(no_priority(policy.priority))

@@ -47,7 +47,7 @@ class OurWorker:
         self._overrides = {}
 
     def _sum(self, name):
-        return sum(getattr(worker.store, name) for worker in self._workers)
+        return sum(getattr(worker.store.ends, name) for worker in self._workers)
 
     jobs_complete = property(lambda self: self._sum("completed"))
     jobs_failed = property(lambda self: self._sum("failed"))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
 from typing import Any
@@ -12,7 +11,7 @@ import pytest
 from worker_runtime import ConfigurationError, task
 from worker_runtime.arq import RedisSettings, cron, func
 from worker_runtime.arq_cron import CronSchedule
-from worker_runtime.arq_settings import is_settings, read_settings
+from worker_runtime.arq_settings import read_settings
 
 
 async def work(ctx: dict[str, Any]) -> None: ...
@@ -93,16 +92,6 @@ def test_a_sync_function_needs_a_task_mark() -> None:
     def render() -> None: ...
 
     assert read_settings({"functions": [render]}).functions[0].coroutine is render
-
-
-def test_what_looks_like_settings() -> None:
-    @dataclass
-    class Other:
-        functions: int = 0
-
-    assert is_settings({"functions": [work]})
-    assert not is_settings(Other())
-    assert not is_settings(work)
 
 
 def _next(previous: str, **fields: Any) -> str:

@@ -167,8 +167,12 @@ async def test_retry_defers_and_counts_tries(server: RedisServer) -> None:
     async with working(server, functions=[func(again, name="again")]) as (worker, pool):
         assert await (await enqueue(pool, "again")).result(timeout=5) == 3
         assert starts[1] - starts[0] >= 0.09
-        await eventually(lambda: worker.store.completed == 1)
-        assert (worker.store.completed, worker.store.retried, worker.store.failed) == (1, 2, 0)
+        await eventually(lambda: worker.store.ends.completed == 1)
+        assert (
+            worker.store.ends.completed,
+            worker.store.ends.retried,
+            worker.store.ends.failed,
+        ) == (1, 2, 0)
 
 
 async def test_too_many_retries_fail_with_arqs_words(server: RedisServer) -> None:
@@ -242,7 +246,7 @@ async def test_results_are_kept_as_long_as_said(server: RedisServer) -> None:
     ]
     async with working(server, functions=functions) as (worker, pool):
         jobs = {f.name: await enqueue(pool, f.name, 1) for f in functions}
-        await eventually(lambda: worker.store.completed == 4 and not worker.store.leases.held)
+        await eventually(lambda: worker.store.ends.completed == 4 and not worker.store.leases.held)
         ttl = {name: await pool.ttl(f"arq:result:{j.job_id}") for name, j in jobs.items()}
         assert 3500 < ttl["hour"] <= 3600
         assert 50 < ttl["minute"] <= 60
@@ -344,7 +348,7 @@ async def test_burst_runs_what_waits_and_ends(server: RedisServer) -> None:
     worker = ArqWorker({"functions": [add], "redis_settings": redis}, burst=True)
     async with worker:
         await asyncio.wait_for(worker.drain(), 10)
-    assert worker.store.completed == 21
+    assert worker.store.ends.completed == 21
     assert await pool.zcard("arq:queue") == 0
     await pool.aclose()
 
@@ -357,7 +361,7 @@ async def test_max_burst_jobs(server: RedisServer) -> None:
     settings = {"functions": [add], "redis_settings": redis, "max_burst_jobs": 3}
     async with ArqWorker(settings, burst=True) as worker:
         await asyncio.wait_for(worker.drain(), 10)
-    assert worker.store.completed == 3
+    assert worker.store.ends.completed == 3
     assert await pool.zcard("arq:queue") == 2
     await pool.aclose()
 
@@ -379,7 +383,7 @@ async def test_cron_runs_once_for_two_workers(server: RedisServer) -> None:
         assert len(ran) == len(set(ran))
         held = await pool.ttl(f"arq:in-progress:{ran[0]}")
         assert 30 < held <= 60
-        assert first.store.failed == second.store.failed == 0
+        assert first.store.ends.failed == second.store.ends.failed == 0
 
 
 async def test_the_health_key_beats_while_every_slot_is_busy(server: RedisServer) -> None:
@@ -434,7 +438,7 @@ async def test_log_lines_are_arqs(server: RedisServer, caplog: pytest.LogCapture
     async with working(server, functions=[add, func(broken, name="broken")]) as (worker, pool):
         good = await enqueue(pool, "add", 1, b=2)
         bad = await enqueue(pool, "broken")
-        await eventually(lambda: worker.store.completed + worker.store.failed == 2)
+        await eventually(lambda: worker.store.ends.completed + worker.store.ends.failed == 2)
     text = caplog.text
     assert "Starting worker for 2 functions: add, broken" in text
     assert "redis_version=" in text

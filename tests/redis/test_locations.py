@@ -42,7 +42,10 @@ def test_a_password_may_be_percent_encoded() -> None:
         ("redis://u:secret@host:port/0", "must be a number"),
         ("redis://u:secret@host:99999/0", "must be a number"),
         ("redis://u:secret@host/zero", "must be a number"),
-        ("rediss://u:secret@host/0?ssl_cert_reqs=perhaps", "none, optional or required"),
+        (
+            "rediss://u:secret@host/0?ssl_cert_reqs=perhaps",
+            "one of none, optional, required, not .perhaps",
+        ),
         ("redis+cluster://u:secret@host/0", "redis://, rediss:// or unix://"),
         ("redis://u:secret@host/0?serialiser=json", "serialiser"),
         ("redis://u:secret@host/0?ssl_cert_reqs=none", "rediss://"),

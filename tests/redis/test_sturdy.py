@@ -141,7 +141,7 @@ async def test_a_blocked_loop_keeps_its_lease(server: RedisServer) -> None:
         await job.result(timeout=10)
         stopped.set()
         watcher.join()
-        await eventually(lambda: worker.store.completed == 1)
+        await eventually(lambda: worker.store.ends.completed == 1)
         await pool.aclose()
     assert len(runs) == 1
     assert lowest_ms > 100, "the lease nearly ended while its job ran"

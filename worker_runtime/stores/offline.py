@@ -66,8 +66,10 @@ def _check(path: str) -> None:
     except sqlite3.Error as error:
         raise refusal(path, error) from error
     if not found[0]:
-        raise ConfigurationError(f"store: {path} holds no jobs of a worker")
+        raise ConfigurationError(
+            f"store: {path} has no table worker_jobs, so that no worker kept jobs in it"
+        )
 
 
 async def _refuse(work: Callable[[sqlite3.Connection], Any]) -> NoReturn:
-    raise ConfigurationError("store: a file that is only looked at is not written")
+    raise ConfigurationError("store: the file is open for reading only")

@@ -68,6 +68,7 @@ _SCHEDULED, _QUEUED, _RUNNING = str(SCHEDULED), str(QUEUED), str(RUNNING)
 
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder().decode
+_fields_of = msgspec.structs.asdict
 
 
 class StoredRetry(msgspec.Struct, frozen=True):
@@ -82,7 +83,8 @@ class StoredRetry(msgspec.Struct, frozen=True):
 
 
 class StoredOptions(msgspec.Struct, frozen=True, omit_defaults=True):
-    """`JobOptions` as stored."""
+    """`JobOptions` as stored: the same fields, spelled again because files of earlier releases hold
+    them. What has no field here cannot be stored, and raises TypeError."""
 
     timeout_s: float | msgspec.UnsetType | None = msgspec.UNSET
     retry: StoredRetry | msgspec.UnsetType | None = msgspec.UNSET
@@ -244,30 +246,11 @@ def _keep_until(job: Job, ended_at: float) -> float | None:
 
 
 def _stored_options(options: JobOptions) -> StoredOptions:
-    retry = options.retry
-    return StoredOptions(
-        timeout_s=options.timeout_s,
-        retry=_stored_retry(retry) if isinstance(retry, Retry) else retry,
-        result_ttl_s=options.result_ttl_s,
-        expires_at=options.expires_at,
-        label=options.label,
-        key=options.key,
-        unique_key=options.unique_key,
-        after=options.after,
-        takes_results=options.takes_results,
-        sent=options.sent,
-    )
-
-
-def _stored_retry(retry: Retry) -> StoredRetry:
-    return StoredRetry(
-        max_attempts=retry.max_attempts,
-        delay_s=retry.delay_s,
-        factor=retry.factor,
-        delay_max_s=retry.delay_max_s,
-        jitter=retry.jitter,
-        only_for=tuple(qualified_name(kind) for kind in retry.only_for),
-    )
+    fields = _fields_of(options)
+    if isinstance(options.retry, Retry):
+        names = tuple(qualified_name(kind) for kind in options.retry.only_for)
+        fields["retry"] = StoredRetry(**{**_fields_of(options.retry), "only_for": names})
+    return StoredOptions(**fields)
 
 
 # Out of a row
@@ -318,27 +301,8 @@ def _result(encoded: bytes, task: TaskDefinition) -> Any:
 
 
 def _options(stored: StoredOptions) -> JobOptions:
-    retry = stored.retry
-    return JobOptions(
-        timeout_s=stored.timeout_s,
-        retry=_retry(retry) if isinstance(retry, StoredRetry) else retry,
-        result_ttl_s=stored.result_ttl_s,
-        expires_at=stored.expires_at,
-        label=stored.label,
-        key=stored.key,
-        unique_key=stored.unique_key,
-        after=stored.after,
-        takes_results=stored.takes_results,
-        sent=stored.sent,
-    )
-
-
-def _retry(stored: StoredRetry) -> Retry:
-    return Retry(
-        max_attempts=stored.max_attempts,
-        delay_s=stored.delay_s,
-        factor=stored.factor,
-        delay_max_s=stored.delay_max_s,
-        jitter=stored.jitter,
-        only_for=tuple(exception_class(name) for name in stored.only_for),
-    )
+    fields = _fields_of(stored)
+    if isinstance(stored.retry, StoredRetry):
+        classes = tuple(exception_class(name) for name in stored.retry.only_for)
+        fields["retry"] = Retry(**{**_fields_of(stored.retry), "only_for": classes})
+    return JobOptions(**fields)

@@ -19,7 +19,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequen
 from typing import Any
 
 from worker_runtime.errors import QueueFull, StoreUnavailable
-from worker_runtime.job import COMPLETED, QUEUED, SCHEDULED, Job, Priority, Transition
+from worker_runtime.job import QUEUED, SCHEDULED, Job, Priority, Transition
 from worker_runtime.stores import Recorded
 from worker_runtime.stores.arq_wire import (
     EXPIRES_EXTRA_MS,
@@ -28,6 +28,7 @@ from worker_runtime.stores.arq_wire import (
     Wire,
 )
 from worker_runtime.stores.redis_claims import ClaimCalls
+from worker_runtime.stores.redis_health import EndCounts
 from worker_runtime.stores.redis_lease import Lease, LeaseKeeper
 from worker_runtime.stores.redis_link import (
     RedisLocation,
@@ -86,8 +87,7 @@ class RedisStore:
         self.on_room: Callable[[], None] = _nothing
         self.on_lost: Callable[[list[str]], None] = _nothing
         self.finishing = 0
-        self.completed = self.failed = self.retried = 0
-        self.attempt_mean_s = 1.0
+        self.ends = EndCounts()
         # What attempts raised, until it is written: the record of a job keeps only the words.
         self.errors: dict[str, Any] = {}
         self._owner = f"{socket.gethostname()}:{os.getpid()}:{os.urandom(4).hex()}"
@@ -181,7 +181,9 @@ class RedisStore:
             raise StoreUnavailable(f"Redis cannot take the job now: {error}") from None
         if answers[0] == -1:
             name = jobs[answers[1] - 1].queue
-            raise QueueFull(f"queue {name!r} is full: {self.capacities[name]} jobs wait in Redis")
+            raise QueueFull(
+                f"queue {name!r} is full: {self.capacities[name]} jobs may wait in Redis, and do"
+            )
         return [answer == 1 for answer in answers]
 
     async def acknowledged(self, job: Job) -> None:
@@ -270,7 +272,7 @@ class RedisStore:
         finish = Finish(lease, done=_not_yet)
         finish.done = functools.partial(self._written, job, transition, finish, then)
         error = self.errors.pop(job.id, None)
-        self._count(job, transition)
+        self.ends.count(job, transition)
         if transition.state in (QUEUED, SCHEDULED):
             is_later = transition.state is SCHEDULED
             finish.again = str(round(transition.due_at * 1000)) if is_later else "="
@@ -293,17 +295,6 @@ class RedisStore:
     def ending(self) -> int:
         """Jobs whose attempts have ended and which occupy their slots all the same."""
         return self.finishing + (len(self.outbox) if self.manner.has_after_end else 0)
-
-    def _count(self, job: Job, transition: Transition) -> None:
-        if transition.state is COMPLETED:
-            self.completed += 1
-        elif transition.state in (QUEUED, SCHEDULED):
-            self.retried += 1
-        else:
-            self.failed += 1
-        if job.started_at is not None:
-            taken_s = max(0.0, transition.at - job.started_at)
-            self.attempt_mean_s += 0.05 * (taken_s - self.attempt_mean_s)
 
     def _written(
         self, job: Job, transition: Transition, finish: Finish, then: Recorded, is_ours: bool

@@ -1,4 +1,5 @@
-"""The health key: a line of text in Redis that says that a queue's worker lives. arq's format."""
+"""The health key: a line of text in Redis that says that a queue's worker lives, and how its
+attempts have ended. arq's format."""
 
 from __future__ import annotations
 
@@ -8,6 +9,7 @@ from collections.abc import Iterable
 from datetime import datetime
 from typing import TYPE_CHECKING
 
+from worker_runtime.job import COMPLETED, TERMINAL_STATES, Job, Transition
 from worker_runtime.stores.arq_wire import HEALTH_SUFFIX
 from worker_runtime.stores.redis_link import end_tasks, exceptions
 
@@ -17,6 +19,29 @@ if TYPE_CHECKING:
 logger = logging.getLogger("arq.worker")
 
 _RETRY_S = 1.0
+_NEWEST_WEIGHT = 0.05
+
+
+class EndCounts:
+    """How the attempts of this process have ended, and how long the recent ones took (seconds)."""
+
+    def __init__(self) -> None:
+        self.completed = self.failed = self.retried = 0
+        self.attempt_mean_s = 1.0
+
+    def __str__(self) -> str:
+        return f"j_complete={self.completed} j_failed={self.failed} j_retried={self.retried}"
+
+    def count(self, job: Job, transition: Transition) -> None:
+        if transition.state is COMPLETED:
+            self.completed += 1
+        elif transition.state in TERMINAL_STATES:
+            self.failed += 1
+        else:
+            self.retried += 1
+        if job.started_at is not None:
+            taken_s = max(0.0, transition.at - job.started_at)
+            self.attempt_mean_s += _NEWEST_WEIGHT * (taken_s - self.attempt_mean_s)
 
 
 class HealthKey:
@@ -60,10 +85,7 @@ class HealthKey:
         try:
             for queue_key, key in self._keys.items():
                 queued = await store.client.zcard(queue_key)
-                figures = (
-                    f"j_complete={store.completed} j_failed={store.failed} "
-                    f"j_retried={store.retried} j_ongoing={store.ongoing} queued={queued}"
-                )
+                figures = f"{store.ends} j_ongoing={store.ongoing} queued={queued}"
                 now = datetime.now().astimezone()  # arq writes local time, without saying which
                 text = f"{now:%b-%d %H:%M:%S} {figures}"
                 await store.client.psetex(key, int((self._every_s + 1) * 1000), text)

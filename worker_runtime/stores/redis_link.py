@@ -23,7 +23,7 @@ try:
     from redis.sentinel import Sentinel
 except ImportError as error:  # the extra is not installed
     raise ConfigurationError(
-        "a Redis store needs the extra `redis`: pip install 'worker_runtime[redis]'"
+        "a Redis store needs the extra `redis`: pip install 'worker-runtime[redis]'"
     ) from error
 
 __all__ = [
@@ -159,7 +159,7 @@ class RedisLocation(msgspec.Struct, frozen=True, kw_only=True):
             return {}
         if self.ssl_cert_reqs not in _CERTIFICATES:
             raise ConfigurationError(
-                f"ssl_cert_reqs={self.ssl_cert_reqs!r}: must be none, optional or required"
+                f"ssl_cert_reqs={self.ssl_cert_reqs!r}: must be one of {', '.join(_CERTIFICATES)}"
             )
         return {
             "ssl": True,
@@ -195,9 +195,15 @@ def _tls_options(options: dict[str, str], *, has_tls: bool, shown: str) -> dict[
     """The TLS options of a URL, taken out of `options`. Raises ConfigurationError."""
     found: dict[str, Any] = {n: options.pop(n) for n in _TLS_OPTIONS if n in options}
     if found and not has_tls:
-        raise ConfigurationError(f"store {shown}: {', '.join(found)} goes with rediss://")
-    if found.get("ssl_cert_reqs", "none") not in _CERTIFICATES:
-        raise ConfigurationError(f"store {shown}: ssl_cert_reqs must be none, optional or required")
+        raise ConfigurationError(
+            f"store {shown}: {', '.join(found)} means something with rediss:// only"
+        )
+    wanted = found.get("ssl_cert_reqs", "none")
+    if wanted not in _CERTIFICATES:
+        raise ConfigurationError(
+            f"store {shown}: ssl_cert_reqs must be one of {', '.join(_CERTIFICATES)}, "
+            f"not {wanted[:40]!r}"
+        )
     if "ssl_check_hostname" in found:
         found["ssl_check_hostname"] = found["ssl_check_hostname"].lower() in ("1", "true", "yes")
     return found

@@ -7,6 +7,7 @@ from collections.abc import Awaitable
 import msgspec
 
 from worker_runtime.job import Job, Transition
+from worker_runtime.job_policy import ttl_of
 from worker_runtime.stores.arq_wire import DEFAULT_QUEUE_KEY
 from worker_runtime.stores.redis_lease import Lease
 
@@ -47,10 +48,8 @@ class Manner:
 
     def result_ttl_ms(self, job: Job) -> int | None:
         """How long the result is kept; 0 for ever, None not at all."""
-        ttl_s = self._result_ttl_s if job.task.result_ttl_s is None else job.task.result_ttl_s
-        if job.options is not None and job.options.result_ttl_s is not msgspec.UNSET:
-            ttl_s = job.options.result_ttl_s
-        return round(ttl_s * 1000) or None
+        ttl_s = ttl_of(job)
+        return round((self._result_ttl_s if ttl_s is None else ttl_s) * 1000) or None
 
     def hold_ms(self, job: Job) -> int:
         """How long an ended job still counts as in progress."""

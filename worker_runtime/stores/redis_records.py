@@ -26,7 +26,6 @@ from worker_runtime.job import (
     Transition,
 )
 from worker_runtime.stores.arq_wire import (
-    Unreadable,
     Wire,
     WireJob,
     WireResult,
@@ -96,7 +95,7 @@ class Records:
         )
         value: Any = transition.value
         if transition.state is not COMPLETED:
-            value = error if error is not None else error_of(transition)
+            value = error if error is not None else _error_of(transition)
         started_ms = round((job.started_at or transition.at) * 1000)
         result = WireResult(
             job=wire_job,
@@ -155,7 +154,7 @@ def vanished(job: Job, text: str) -> None:
     job.failure = Failure(Reason.ERROR, "ResultNotFound", text)
 
 
-def error_of(transition: Transition) -> Any:
+def _error_of(transition: Transition) -> Any:
     """The exception on the wire for an end of which only the words are known."""
     failure = transition.failure
     if transition.state is CANCELLED or failure is None:
@@ -245,13 +244,3 @@ def priority_keys(queue_key: str) -> list[tuple[Priority, str]]:
         (p, queue_key if p is Priority.NORMAL else f"{queue_key}:{p.name.lower()}")
         for p in Priority
     ]
-
-
-__all__ = [
-    "Records",
-    "Unreadable",
-    "error_of",
-    "fill_ended",
-    "priority_keys",
-    "vanished",
-]

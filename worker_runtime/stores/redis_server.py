@@ -27,7 +27,9 @@ async def check_server(location: RedisLocation) -> None:
         )
     version = str(info.get("redis_version", "0"))
     if int(version.split(".")[0]) < 5:
-        raise ConfigurationError(f"store {location.shown}: Redis {version} is too old; 5 or newer")
+        raise ConfigurationError(
+            f"store {location.shown}: Redis 5 or newer is needed, not {version}"
+        )
     policy = info.get("maxmemory_policy", "noeviction")
     if policy != "noeviction":
         logger.warning(

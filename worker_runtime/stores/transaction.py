@@ -109,7 +109,8 @@ class StoreTransaction:
         try:
             await self._step(work)
         except sqlite3.IntegrityError:
-            raise JobConflict("the job id is in use") from None
+            taken = " or ".join(repr(job.id) for job in jobs)
+            raise JobConflict(f"job id {taken} is in use") from None
         self._thens.append(then)
 
     async def _step(self, work: Work) -> Any:

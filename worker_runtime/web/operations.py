@@ -217,7 +217,9 @@ class Operations:
         start the operation anew."""
         operation_id = (await self._body.read(request)).get("operation_id")
         if not isinstance(operation_id, str) or not operation_id:
-            raise Rejection(422, "invalid_body", "`operation_id`: must be an operation's id")
+            raise Rejection(
+                422, "invalid_body", "`operation_id`: must be text, the id of an operation"
+            )
         text = f"No checkpoint found for operation {operation_id[:128]}: this worker keeps none; "
         raise Rejection(404, "no_checkpoint", f"{text}start it again")
 

@@ -25,7 +25,8 @@ from worker_runtime.enqueue import WIRE
 from worker_runtime.errors import InvalidArguments, WorkerRuntimeError
 from worker_runtime.job import CANCELLED, COMPLETED, Job, Reason
 from worker_runtime.job_id import JobIds
-from worker_runtime.runtime import QueueInfo, Runtime
+from worker_runtime.queue_control import QueueInfo
+from worker_runtime.runtime import Runtime
 from worker_runtime.settings import Settings
 from worker_runtime.task import TaskDefinition
 from worker_runtime.web.sandbox_metrics import SandboxMetrics

@@ -13,7 +13,7 @@ from prometheus_client.core import (
 )
 
 from worker_runtime.runtime import Runtime
-from worker_runtime.task import DURATION_BUCKETS_S
+from worker_runtime.tally import DURATION_BUCKETS_S
 
 # The bounds that prometheus_client gives a histogram of its own, as Vera's guide does.
 BUCKETS_S = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0)
