@@ -98,6 +98,15 @@ def calls_in(given: Iterable[Call[Any]]) -> list[Call[Any]]:
     return calls
 
 
+def handles_in(given: Iterable[JobHandle[Any]]) -> tuple[JobHandle[Any], ...]:
+    """The handles as a tuple. Raises InvalidJob where another thing stands in their place."""
+    handles = tuple(given) if isinstance(given, Iterable) else (given,)
+    for one in handles:
+        if not isinstance(one, JobHandle):
+            raise InvalidJob(f"after must be handles of jobs, not {one!r:.200}")
+    return handles
+
+
 class Enqueuer:
     """Turns calls into jobs. The task's arguments are the method's own: options never mix in."""
 

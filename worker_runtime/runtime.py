@@ -22,10 +22,17 @@ from worker_runtime.chain import enqueue_chain, find_chain
 from worker_runtime.configured_enqueuer import ConfiguredEnqueuer
 from worker_runtime.cron import CronInfo, CronService
 from worker_runtime.dead_letters import RETRYABLE_STATES, BulkResult, DeadLetters
-from worker_runtime.enqueue import WIRE, Call, EnqueueOptions, Enqueuer, TaskRef, enqueue_options
+from worker_runtime.enqueue import (
+    WIRE,
+    Call,
+    EnqueueOptions,
+    Enqueuer,
+    TaskRef,
+    enqueue_options,
+    handles_in,
+)
 from worker_runtime.errors import (
     ConfigurationError,
-    InvalidJob,
     UnknownQueue,
     WorkerRuntimeError,
 )
@@ -345,7 +352,7 @@ class Runtime(Enqueuer):
             unique_key=unique_key,
             unique_for_s=unique_for_s,
             unique_states=None if unique_states is None else tuple(unique_states),
-            after=_handles(after),
+            after=handles_in(after),
         )
         is_relative = delay_s is not None or expires_s is not None
         return ConfiguredEnqueuer(self, make_options(), make_options if is_relative else None)
@@ -591,11 +598,3 @@ class Runtime(Enqueuer):
             self.parts.clock.adjust()
             self.parts.table.prune(time.time())
             await asyncio.sleep(1.0)
-
-
-def _handles(given: Sequence[JobHandle[Any]]) -> tuple[JobHandle[Any], ...]:
-    handles = tuple(given) if isinstance(given, Iterable) else (given,)
-    for one in handles:
-        if not isinstance(one, JobHandle):
-            raise InvalidJob(f"after must be handles of jobs, not {one!r:.200}")
-    return handles
