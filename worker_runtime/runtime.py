@@ -98,7 +98,8 @@ class Runtime(Enqueuer):
     middleware      wrappers around each attempt, `async def wrap(ctx, call_next)` that return what
                     `await call_next()` returns; the first one is outermost
 
-    What is passed here wins over `settings`, and those over the environment. Raises
+    What is passed here wins over `settings`, and those over the environment. Belongs to the event
+    loop it is started in; other threads call it with `asyncio.run_coroutine_threadsafe`. Raises
     ConfigurationError for what cannot work.
     """
 
