@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import time
+from pathlib import Path
 
 import pytest
 
-from worker_runtime import Runtime, ShuttingDown, State, task
+from worker_runtime import Runtime, ShuttingDown, State, call, task
 
 
 @task
@@ -27,6 +28,20 @@ async def test_drain_runs_what_waits_and_accepts_nothing_more() -> None:
             await runtime.enqueue(work, 0.0)
         assert await draining
         assert {job.state for job in jobs} == {State.COMPLETED}
+
+
+async def test_an_id_is_refused_for_the_same_reason_once_the_file_is_closed(tmp_path: Path) -> None:
+    runtime = Runtime([work], store=f"sqlite:///{tmp_path}/jobs.db")
+    named = runtime.options(job_id="order:7")
+    with pytest.raises(ShuttingDown, match="not started"):
+        await named.enqueue(work, 0.0)
+    async with runtime:
+        pass
+    named = runtime.options(job_id="order:8")
+    with pytest.raises(ShuttingDown, match="stopping"):
+        await named.enqueue(work, 0.0)
+    [answer] = await runtime.enqueue_each([(named.now(), call(work, 0.0))])
+    assert isinstance(answer, ShuttingDown)
 
 
 async def test_drain_ends_when_its_time_is_over() -> None:

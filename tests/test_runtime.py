@@ -207,6 +207,9 @@ async def test_generated_ids_sort_in_the_order_of_acceptance() -> None:
         ({"delay_s": True}, "delay_s must be seconds"),
         ({"delay_s": 1, "at": datetime.now(UTC)}, "give delay_s or at, not both"),
         ({"at": datetime(2026, 1, 1)}, "at must be an aware datetime"),  # noqa: DTZ001
+        ({"at": "2026-01-01"}, "at must be an aware datetime, not '2026-01-01'"),
+        ({"after": ["an id"]}, "after must be handles of jobs, not 'an id'"),
+        ({"after": 7}, "after must be handles of jobs, not 7"),
         ({"timeout_s": 0}, "timeout_s must be seconds, above 0 and at most 1000000000, not '0'"),
         ({"timeout_s": "5"}, "timeout_s must be seconds"),
         ({"timeout_s": float("inf")}, "timeout_s must be seconds"),

@@ -10,7 +10,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from worker_runtime import ConfigurationError, JobContext, Priority, Retry, UnknownTask, task
+from worker_runtime import (
+    ConfigurationError,
+    JobContext,
+    Priority,
+    Retry,
+    Runtime,
+    UnknownTask,
+    task,
+)
 from worker_runtime.errors import RemoteFailure
 from worker_runtime.registry import TaskRegistry, Tasks
 from worker_runtime.task import TaskDefinition, define, policy_of
@@ -104,6 +112,20 @@ async def generator() -> Any:
 def test_what_cannot_be_a_task(fn: Any, message: str) -> None:
     with pytest.raises(ConfigurationError, match=message):
         define(fn)
+
+
+def test_what_is_given_for_a_function_is_named() -> None:
+    with pytest.raises(ConfigurationError, match="first argument must be a function, not 'mail'"):
+        task("mail")  # type: ignore[call-overload]
+    for tasks in (coroutine, "mail", None):
+        with pytest.raises(ConfigurationError, match="tasks must be a list of functions, not"):
+            Runtime(tasks)  # type: ignore[arg-type]
+    with pytest.raises(ConfigurationError, match="queues must be QueueSettings, not 'mail'"):
+        Runtime([coroutine], queues=["mail"])  # type: ignore[list-item]
+    with pytest.raises(ConfigurationError, match="middleware must be a function, not 3"):
+        Runtime([coroutine], middleware=[3])  # type: ignore[list-item]
+    with pytest.raises(ConfigurationError, match="lifespan must be a function, not 3"):
+        Runtime([coroutine], lifespan=3)  # type: ignore[arg-type]
 
 
 def test_a_task_runs_where_it_can() -> None:
@@ -253,6 +275,8 @@ def test_what_is_not_registered_is_named() -> None:
     found = registry()
     with pytest.raises(UnknownTask, match="no task 'coroutine' is registered"):
         found.find(coroutine)
+    with pytest.raises(UnknownTask, match=r"coroutine\(...\) is a call that was made already"):
+        found.find(coroutine())  # type: ignore[arg-type]
     with pytest.raises(UnknownTask) as caught:
         found.find("x" * 1_000_000)
     assert len(str(caught.value)) < 300

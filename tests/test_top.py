@@ -77,6 +77,14 @@ async def test_a_narrow_terminal_still_names_the_workers() -> None:
     assert gone in column
 
 
+async def test_a_narrow_terminal_shows_in_one_piece_why_a_worker_did_not_answer() -> None:
+    gone = f"http://127.0.0.1:{free_port()}"
+    for command in (("fleet", "status"), ("top", "--count", "1")):
+        _, text = await run(*command, gone, columns=80)
+        assert f"{gone}: ClientConnectorError" in text
+        assert text.endswith("\n")
+
+
 async def test_status_as_json_through_a_backend() -> None:
     fleet = Fleet(settings=FleetSettings(check_every_s=60.0))
     app = web.Application()

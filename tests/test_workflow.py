@@ -121,6 +121,16 @@ async def test_a_group_in_a_chain_passes_all_results_in_order(start: Start) -> N
         assert await group.result(timeout_s=5) == [3, 4]
 
 
+async def test_a_group_of_one_is_a_group(start: Start) -> None:
+    async with start() as runtime:
+        chain = await runtime.chain([call("number", 1)], step("total"), [step("add")])
+        assert await chain.result(timeout_s=5) == [2]
+        group = await runtime.group(call("number", 3), workflow_id="few")
+        assert await group.result(timeout_s=5) == [3]
+        found = await runtime.workflow("few")
+        assert await found.result(timeout_s=5) == [3]
+
+
 async def test_a_step_before_the_group_gives_its_result_to_each(start: Start) -> None:
     async with start() as runtime:
         chain = await runtime.chain(call("number", 5), [step("add", 1), step("add", 2)])
@@ -249,6 +259,21 @@ async def test_an_empty_workflow_is_refused(start: Start) -> None:
         for steps in wrong:
             with pytest.raises(InvalidJob, match="needs at least one step"):
                 await runtime.chain(*steps)
+
+
+async def test_what_is_no_call_is_refused(start: Start) -> None:
+    async def alone() -> None: ...
+
+    async with start() as runtime:
+        wrong: list[tuple[Any, ...]] = [(alone,), ([alone],), (call("number", 1), "number")]
+        for steps in wrong:
+            with pytest.raises(InvalidJob, match=r"give call\(task, ...\) or step"):
+                await runtime.chain(*steps)
+        with pytest.raises(InvalidJob, match=r"give call\(task, ...\) or step"):
+            await runtime.group([call("number", 1)])
+        for many in ([("number", 1)], "number", 3):
+            with pytest.raises(InvalidJob, match=r"give call\(task, ...\) or step"):
+                await runtime.enqueue_many(many)
 
 
 async def test_a_workflow_is_found_by_its_id_and_the_id_is_taken(start: Start) -> None:

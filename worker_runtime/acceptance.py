@@ -213,10 +213,20 @@ class Acceptance:
 
     async def known(self, job: Job, options: EnqueueOptions) -> Job | None:
         """The kept job with the same id or unique key, from memory or the store. Raises
-        JobConflict."""
+        JobConflict, StoreUnavailable, ShuttingDown where the store is closed already."""
         known = self._known_here(job, options)
         if known is not None or self._store is None:
             return known
+        try:
+            stored = await self._known_stored(job, options)
+        except StoreUnavailable:
+            self._intake.check_open()
+            raise
+        # Another call may have been accepted while the store was asked.
+        return self._known_here(job, options) or stored
+
+    async def _known_stored(self, job: Job, options: EnqueueOptions) -> Job | None:
+        assert self._store is not None
         stored = None
         if options.job_id is not None:
             stored = await self._store.find(job.id)
@@ -224,8 +234,7 @@ class Acceptance:
                 self._intake.check_same(stored, job)
         if stored is None and options.unique is not None and options.unique.outlives_jobs:
             stored = await self._stored_holder(options.unique)
-        # Another call may have been accepted while the store was asked.
-        return self._known_here(job, options) or stored
+        return stored
 
     async def _stored_holder(self, wanted: Uniqueness) -> Job | None:
         assert self._store is not None

@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
-from worker_runtime.enqueue import Call, EnqueueOptions
+from worker_runtime.enqueue import Call, EnqueueOptions, calls_in
 from worker_runtime.errors import InvalidJob, UnknownJob
 from worker_runtime.handle import JobHandle, WorkflowHandle
 from worker_runtime.job import Job
@@ -18,14 +18,15 @@ if TYPE_CHECKING:
 
 JOBS_MAX = 10_000
 
-_LABEL = re.compile(r": step (?P<step>\d+), job \d+ of (?P<count>\d+)$")
+_LABEL = re.compile(r": step (?P<step>\d+), job \d+ of (?P<count>\d+)(?P<group>, in a group)?$")
 
 
 async def enqueue_chain(
     runtime: Runtime, steps: Sequence[Call[Any] | Sequence[Call[Any]]], workflow_id: str | None
 ) -> WorkflowHandle:
     """See `Runtime.chain`."""
-    groups = [[step] if isinstance(step, Call) else list(step) for step in steps]
+    groups = [[step] if isinstance(step, Call) else calls_in(step) for step in steps]
+    is_group = [not isinstance(step, Call) for step in steps]
     if not groups or not all(groups):
         raise InvalidJob("a chain needs at least one step, and each step at least one call(...)")
     count = sum(map(len, groups))
@@ -37,11 +38,12 @@ async def enqueue_chain(
     number = 0
     for index, calls in enumerate(groups):
         before = made[-1] if made else []
-        takes: Literal["one", "all"] = "one" if index and len(groups[index - 1]) == 1 else "all"
+        takes: Literal["one", "all"] = "all" if index and is_group[index - 1] else "one"
+        group = ", in a group" if is_group[index] else ""
         jobs = []
         for call in calls:
             overrides = JobOptions(
-                label=f"{workflow_id}: step {index + 1}, job {number + 1} of {count}",
+                label=f"{workflow_id}: step {index + 1}, job {number + 1} of {count}{group}",
                 after=tuple(job.id for job in before),
                 takes_results=takes if before else None,
             )
@@ -55,13 +57,14 @@ async def enqueue_chain(
         is_named=is_named,
     )
     remaining = iter(handles)
-    return WorkflowHandle(workflow_id, runtime, [[next(remaining) for _ in jobs] for jobs in made])
+    found = [[next(remaining) for _ in jobs] for jobs in made]
+    return WorkflowHandle(workflow_id, runtime, found, ends_in_group=is_group[-1])
 
 
 async def find_chain(runtime: Runtime, workflow_id: str) -> WorkflowHandle:
     """See `Runtime.workflow`."""
     steps: dict[str, list[JobHandle[Any]]] = {}
-    number, count = 0, 1
+    number, count, is_group = 0, 1, False
     while number < count:
         try:
             handle = await runtime.find(f"{workflow_id}.{number}")
@@ -74,7 +77,7 @@ async def find_chain(runtime: Runtime, workflow_id: str) -> WorkflowHandle:
         place = None if options is None else _LABEL.search(options.label or "")
         if place is None:
             raise UnknownJob(f"no workflow {workflow_id[:128]!r} is kept")
-        count = int(place["count"])
+        count, is_group = int(place["count"]), place["group"] is not None
         steps.setdefault(place["step"], []).append(handle)
         number += 1
-    return WorkflowHandle(workflow_id, runtime, list(steps.values()))
+    return WorkflowHandle(workflow_id, runtime, list(steps.values()), ends_in_group=is_group)

@@ -185,7 +185,7 @@ def status(urls: tuple[str, ...], token: str | None, as_json: bool) -> None:
 @click.option("--interval", default=1.0, type=click.FloatRange(0.1, 3600), help="Seconds.")
 @click.option("--count", default=0, type=click.IntRange(0), help="End after so many looks.")
 def top(urls: tuple[str, ...], token: str | None, interval: float, count: int) -> None:
-    """Watch workers live: load, queue, CPU, memory, jobs ended per second."""
+    """Watch workers live: load, CPU, memory, jobs per second."""
     from worker_runtime.top import watch_live
 
     watch_live(urls, token=token, interval_s=interval, looks_max=count)

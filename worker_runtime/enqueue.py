@@ -18,6 +18,7 @@ from worker_runtime.uniqueness import Uniqueness
 
 P = ParamSpec("P")
 R = TypeVar("R")
+R_co = TypeVar("R_co", covariant=True)
 
 KEY_CHARS_MAX = 256
 LABEL_CHARS_MAX = 2000
@@ -48,7 +49,7 @@ class EnqueueOptions(msgspec.Struct, frozen=True):
 WIRE = EnqueueOptions(must_encode=True, wire=True)
 
 
-class Call(Generic[R]):
+class Call(Generic[R_co]):
     """A task and its arguments, for `enqueue_many`. Make one with `call(...)`."""
 
     __slots__ = ("args", "kwargs", "task")
@@ -86,6 +87,24 @@ def call(task: TaskRef, /, *args: Any, **kwargs: Any) -> Call[Any]:
 def step(task: TaskRef, /, *args: Any, **kwargs: Any) -> Call[Any]:
     """A call in a chain: it gets the result of the step before it as one more, first argument."""
     return Call(task, args, kwargs)
+
+
+def calls_in(given: Iterable[Call[Any]]) -> list[Call[Any]]:
+    """The calls as a list. Raises InvalidJob where another thing stands in their place."""
+    calls = list(given) if isinstance(given, Iterable) else [given]
+    for one in calls:
+        if not isinstance(one, Call):
+            raise InvalidJob(f"give call(task, ...) or step(task, ...), not {one!r:.200}")
+    return calls
+
+
+def handles_in(given: Iterable[JobHandle[Any]]) -> tuple[JobHandle[Any], ...]:
+    """The handles as a tuple. Raises InvalidJob where another thing stands in their place."""
+    handles = tuple(given) if isinstance(given, Iterable) else (given,)
+    for one in handles:
+        if not isinstance(one, JobHandle):
+            raise InvalidJob(f"after must be handles of jobs, not {one!r:.200}")
+    return handles
 
 
 class Enqueuer:
@@ -133,7 +152,7 @@ class Enqueuer:
 
     async def enqueue_many(self, calls: Iterable[Call[R]]) -> list[JobHandle[R]]:
         """Accept all of the calls, or none: raises Refused for the first that cannot be."""
-        return await self._enqueue_many(calls)
+        return await self._enqueue_many(calls_in(calls))
 
 
 def enqueue_options(
@@ -186,6 +205,8 @@ def _due_at(delay_s: float | None, at: datetime | None) -> float | None:
     if at is not None:
         if delay_s is not None:
             raise InvalidJob("give delay_s or at, not both")
+        if not isinstance(at, datetime):
+            raise InvalidJob(f"at must be an aware datetime, not {at!r:.100}")
         if at.tzinfo is None:
             raise InvalidJob("at must be an aware datetime: a naive one names no moment")
         delay_s = at.timestamp() - time.time()

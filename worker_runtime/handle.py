@@ -13,10 +13,10 @@ from worker_runtime.job import COMPLETED, FAILED, Job, JobInfo, Reason, State, d
 if TYPE_CHECKING:
     from worker_runtime.runtime import Runtime
 
-R = TypeVar("R")
+R_co = TypeVar("R_co", covariant=True)
 
 
-class JobHandle(msgspec.Struct, Generic[R], frozen=True, gc=False, eq=False):
+class JobHandle(msgspec.Struct, Generic[R_co], frozen=True, gc=False, eq=False):
     """One job, typed by what its task returns.
 
     `job` is the live record: read it, only the runtime writes it. `is_new` is False where the id
@@ -43,7 +43,7 @@ class JobHandle(msgspec.Struct, Generic[R], frozen=True, gc=False, eq=False):
         """A snapshot: state, times, progress, error."""
         return describe(self.job)
 
-    async def result(self, *, timeout_s: float | None = None) -> R:
+    async def result(self, *, timeout_s: float | None = None) -> R_co:
         """The task's return value, waited for at most `timeout_s` seconds.
 
         Raises JobFailed or JobCancelled when the job ended so, TimeoutError when it has not ended
@@ -53,7 +53,7 @@ class JobHandle(msgspec.Struct, Generic[R], frozen=True, gc=False, eq=False):
         if job.ended_at is None:
             await self.wait(timeout_s=timeout_s)
         if job.state is COMPLETED:
-            value: R = job.result
+            value: R_co = job.result
             return value
         failure = job.failure
         if job.state is FAILED and failure is not None:
@@ -89,7 +89,7 @@ class JobHandle(msgspec.Struct, Generic[R], frozen=True, gc=False, eq=False):
 
 
 class WorkflowHandle(msgspec.Struct, frozen=True, eq=False):
-    """The jobs of one chain, step by step; a step with several jobs is a group.
+    """The jobs of one chain, step by step; a step that was given as a list is a group.
 
     Job ids are the workflow's `id`, a dot and a number, so that `Runtime.workflow(id)` finds them.
     """
@@ -97,6 +97,7 @@ class WorkflowHandle(msgspec.Struct, frozen=True, eq=False):
     id: str
     runtime: Runtime
     steps: list[list[JobHandle[Any]]]
+    ends_in_group: bool = False
 
     @property
     def jobs(self) -> list[JobHandle[Any]]:
@@ -112,7 +113,7 @@ class WorkflowHandle(msgspec.Struct, frozen=True, eq=False):
         async with asyncio.timeout(timeout_s):
             results = [[await job.result() for job in step] for step in self.steps]
         last = results[-1]
-        return last[0] if len(last) == 1 else last
+        return last if self.ends_in_group else last[0]
 
     async def cancel(self, message: str = "") -> int:
         """Cancel every job that has not ended. Returns how many there were."""

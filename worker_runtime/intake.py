@@ -167,12 +167,16 @@ class Intake:
         if not same_payload(known, job):
             raise JobConflict(f"job id {job.id!r} is in use by a job with another payload")
 
-    def check_room(self, job: Job, options: EnqueueOptions, count: int = 1) -> None:
-        """Raises ShuttingDown, QueueFull, or what admission control says."""
+    def check_open(self) -> None:
+        """Raises ShuttingDown."""
         if not self.is_open:
             raise ShuttingDown(
                 "this worker accepts no new jobs: it is stopping or not started", retry_after_s=5.0
             )
+
+    def check_room(self, job: Job, options: EnqueueOptions, count: int = 1) -> None:
+        """Raises ShuttingDown, QueueFull, or what admission control says."""
+        self.check_open()
         lane = self._dispatcher.lanes[job.queue]
         waiting = lane.queue.waiting
         if waiting + count > lane.capacity:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
@@ -39,9 +40,11 @@ class TaskRegistry:
         if isinstance(tasks, Mapping):
             for name, fn in tasks.items():
                 self.add(fn, name=name)
-        else:
+        elif isinstance(tasks, Iterable) and not isinstance(tasks, str):
             for fn in tasks:
                 self.add(fn)
+        else:
+            raise ConfigurationError(f"tasks must be a list of functions, not {tasks!r:.200}")
 
     def add(self, fn: Callable[..., Any], *, name: str | None = None) -> TaskDefinition:
         definition = define(
@@ -75,6 +78,12 @@ class TaskRegistry:
             raise UnknownTask(f"{task!r:.128} is found by its name: it has no hash") from None
         if found is not None:
             return found
+        if inspect.iscoroutine(task):
+            task.close()
+            raise UnknownTask(
+                f"{task.__qualname__}(...) is a call that was made already; "
+                f"give the function, then its arguments: enqueue({task.__qualname__}, ...)"
+            )
         shown = task[:128] if isinstance(task, str) else getattr(task, "__qualname__", task)
         raise UnknownTask(f"no task {shown!r} is registered")
 

@@ -22,7 +22,15 @@ from worker_runtime.chain import enqueue_chain, find_chain
 from worker_runtime.configured_enqueuer import ConfiguredEnqueuer
 from worker_runtime.cron import CronInfo, CronService
 from worker_runtime.dead_letters import RETRYABLE_STATES, BulkResult, DeadLetters
-from worker_runtime.enqueue import WIRE, Call, EnqueueOptions, Enqueuer, TaskRef, enqueue_options
+from worker_runtime.enqueue import (
+    WIRE,
+    Call,
+    EnqueueOptions,
+    Enqueuer,
+    TaskRef,
+    enqueue_options,
+    handles_in,
+)
 from worker_runtime.errors import (
     ConfigurationError,
     WorkerRuntimeError,
@@ -74,9 +82,11 @@ class Runtime(Enqueuer):
     queues          settings of named queues; a queue that a task names exists anyway
     settings        everything else; read from the environment where it is not given
     lifespan        async context manager entered before the first job; contexts carry its value
-    middleware      wrappers around each attempt, the first one outermost
+    middleware      wrappers around each attempt, `async def wrap(ctx, call_next)` that return what
+                    `await call_next()` returns; the first one is outermost
 
-    What is passed here wins over `settings`, and those over the environment. Raises
+    What is passed here wins over `settings`, and those over the environment. Belongs to the event
+    loop it is started in; other threads call it with `asyncio.run_coroutine_threadsafe`. Raises
     ConfigurationError for what cannot work.
     """
 
@@ -106,6 +116,9 @@ class Runtime(Enqueuer):
             settings = Settings.from_environment(**explicit)
         else:
             settings = checked(settings, **{k: v for k, v in explicit.items() if v is not None})
+        for name, given in (("lifespan", lifespan), *(("middleware", each) for each in middleware)):
+            if given is not None and not callable(given):
+                raise ConfigurationError(f"{name} must be a function, not {given!r:.200}")
         self.settings = settings
         setup = None if store is None or isinstance(store, str) else store
         self.parts = assemble(settings, tasks, middleware, setup)
@@ -323,7 +336,7 @@ class Runtime(Enqueuer):
             unique_key=unique_key,
             unique_for_s=unique_for_s,
             unique_states=None if unique_states is None else tuple(unique_states),
-            after=tuple(after),
+            after=handles_in(after),
         )
         is_relative = delay_s is not None or expires_s is not None
         return ConfiguredEnqueuer(self, make_options(), make_options if is_relative else None)

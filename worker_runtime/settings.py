@@ -255,6 +255,9 @@ def checked(settings: Settings, **changes: Any) -> Settings:
         raise ConfigurationError(f"unknown setting {sorted(unknown)[0]!r}; there are {known}")
     if "queues" in changes:
         changes["queues"] = tuple(changes["queues"])
+        for queue in changes["queues"]:
+            if not isinstance(queue, QueueSettings):
+                raise ConfigurationError(f"queues must be QueueSettings, not {queue!r:.200}")
     raw = {**msgspec.structs.asdict(settings), **changes}
     raw["queues"] = [msgspec.structs.asdict(q) for q in raw["queues"]]
     for field, hint in typing.get_type_hints(Settings, include_extras=True).items():

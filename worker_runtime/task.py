@@ -177,6 +177,7 @@ def task(fn: Callable[P, R] | None = None, /, **policy: Any) -> Any:
     The function itself is returned, unwrapped: calling it still just calls it. Raises
     ConfigurationError for a value out of range.
     """
+    _require(fn is None or callable(fn), "@task's first argument", "a function", fn)
     checked = TaskPolicy(**policy)
     _check_policy(checked)
 

@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable, Sequence
 import aiohttp
 import click
 import msgspec
-from rich.console import Console
+from rich.console import Console, Group
 from rich.live import Live
 from rich.table import Table
 from rich.text import Text
@@ -43,7 +43,7 @@ def print_status(urls: Sequence[str], *, token: str | None, as_json: bool) -> in
             document = msgspec.json.encode([member.document() for member in members])
             click.echo(document.decode())
         else:
-            Console().print(view.table())
+            Console().print(view.shown())
         return bool(members) and all(
             m.status is not Status.TEMPORARILY_UNAVAILABLE for m in members
         )
@@ -57,12 +57,14 @@ def watch_live(
     """Draw the table anew every `interval_s` seconds, `looks_max` times or (0) until Ctrl-C."""
     _quiet()
 
+    console = Console()
+
     async def watch(view: _View) -> bool:
-        with Live(view.table(), console=Console(), auto_refresh=False) as live:
+        with Live(view.shown(), console=console, auto_refresh=False) as live:
             looks = 0
             while True:
                 await view.look(with_rates=True)
-                live.update(view.table(), refresh=True)
+                live.update(view.shown(), refresh=True)
                 looks += 1
                 if looks == looks_max:
                     return True
@@ -72,6 +74,8 @@ def watch_live(
         asyncio.run(_with_view(urls, token, watch))
     except KeyboardInterrupt:
         pass
+    if not console.is_terminal:  # where rich leaves the last line open
+        console.print()
 
 
 class _View:
@@ -89,7 +93,12 @@ class _View:
         if with_rates:
             await asyncio.gather(*(self._measure(member) for member in self.fleet.members))
 
-    def table(self) -> Table:
+    def shown(self) -> Group:
+        """The table, and below it, where a sentence has room, why a worker did not answer."""
+        failures = [(m.id, m.failure_text) for m in self.fleet.members if m.failure_text]
+        return Group(self._table(), *(_plain(f"{each}: {text}") for each, text in failures))
+
+    def _table(self) -> Table:
         table = Table()
         table.add_column("worker", overflow="fold")
         table.add_column("status", overflow="fold")
@@ -109,7 +118,7 @@ class _View:
                 f"{load.memory_percent:.1f}",
                 "" if rate is None else f"{rate:.1f}",
                 "" if member.latency_s is None else f"{member.latency_s * 1000:.1f}",
-                _plain(member.current_operation_id or member.failure_text or ""),
+                _plain(member.current_operation_id or ""),
             )
         return table
 

@@ -17,6 +17,8 @@ from tests.redis.redis_server import RedisServer
 from tests.redis.test_arq_worker import Ctx, enqueue, working
 from worker_runtime.arq import ArqRedis, RedisSettings, Retry, create_pool, func
 from worker_runtime.arq_worker import ArqWorker
+from worker_runtime.stores.redis_lease import Lease, LeaseKeeper
+from worker_runtime.stores.redis_link import RedisLocation
 from worker_runtime.stores.redis_outbox import Finish
 
 pytestmark = pytest.mark.timeout(90)
@@ -144,3 +146,20 @@ async def test_a_retry_claimed_before_its_end_is_known_runs_once(server: RedisSe
         assert not worker.runtime.parts.table.jobs
         assert not worker.store.leases.held
     assert tries == [1, 2, 3, 4]
+
+
+async def test_a_lease_whose_end_is_on_its_way_is_not_called_lost(server: RedisServer) -> None:
+    lost: list[str] = []
+    keeper = LeaseKeeper(
+        RedisLocation.from_url(f"redis://127.0.0.1:{server.port}"),
+        lease_s=0.4,
+        on_lost=lambda leases: lost.extend(lease.job_id for lease in leases),
+    )
+    for job_id, is_ending in (("ending", True), ("taken", False)):  # Redis knows neither
+        keeper.held[job_id] = Lease(job_id, "arq:queue", "token", 1, 0, is_ending=is_ending)
+    keeper.start()
+    try:
+        await eventually(lambda: lost.count("taken") >= 2, 20)
+    finally:
+        await asyncio.get_running_loop().run_in_executor(None, keeper.stop)
+    assert set(lost) == {"taken"}

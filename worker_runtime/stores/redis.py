@@ -29,7 +29,7 @@ from worker_runtime.stores.arq_wire import (
 )
 from worker_runtime.stores.redis_claims import ClaimCalls
 from worker_runtime.stores.redis_health import EndCounts
-from worker_runtime.stores.redis_lease import Lease, LeaseKeeper
+from worker_runtime.stores.redis_lease import Lease, LeaseKeeper, is_in_hand
 from worker_runtime.stores.redis_link import (
     RedisLocation,
     Script,
@@ -126,7 +126,7 @@ class RedisStore:
         self.leases = LeaseKeeper(
             self.location,
             lease_s=self.lease_s,
-            on_lost=lambda ids: _from_thread(loop, self._lost, ids),
+            on_lost=lambda lost: _from_thread(loop, self._lost, lost),
         )
         self._claims = ClaimCalls(
             self._claim_client, self.leases, owner=self._owner, lease_s=self.lease_s
@@ -343,9 +343,11 @@ class RedisStore:
         self._hook_runs.add(task)
         task.add_done_callback(self._hook_runs.discard)
 
-    def _lost(self, job_ids: list[str]) -> None:
+    def _lost(self, leases: list[Lease]) -> None:
+        held = self.leases.held
+        job_ids = [lease.job_id for lease in leases if is_in_hand(held, lease)]
         for job_id in job_ids:
-            self.leases.held.pop(job_id, None)
+            del held[job_id]
         self.on_lost(job_ids)
 
     # Look
@@ -385,9 +387,9 @@ def _not_yet(_: bool) -> None:
 
 
 def _from_thread(
-    loop: asyncio.AbstractEventLoop, callback: Callable[[list[str]], None], ids: list[str]
+    loop: asyncio.AbstractEventLoop, callback: Callable[[list[Lease]], None], lost: list[Lease]
 ) -> None:
     try:
-        loop.call_soon_threadsafe(callback, ids)
+        loop.call_soon_threadsafe(callback, lost)
     except RuntimeError:  # the loop is closed
         pass

@@ -45,11 +45,11 @@ class LeaseKeeper:
     """Renews every held lease about four times within its time to live.
 
     `held` belongs to the event loop; the thread only copies it. `on_lost` is called in the thread
-    with the ids of jobs that somebody else holds now.
+    with the leases that somebody else holds now, and that may have ended by the time they are read.
     """
 
     def __init__(
-        self, location: RedisLocation, *, lease_s: float, on_lost: Callable[[list[str]], None]
+        self, location: RedisLocation, *, lease_s: float, on_lost: Callable[[list[Lease]], None]
     ) -> None:
         self.held: dict[str, Lease] = {}
         self._location = location
@@ -98,13 +98,23 @@ class LeaseKeeper:
         )
         lease_ms = int(self._lease_s * 1000)
         tokens = {lease.job_id: lease.token for lease in leases}
-        lost = [job_id.decode() for job_id in self._renew.call_blocking(client, lease_ms, packed)]
-        # What ended or was put back while the answer was on its way is not lost.
+        lost_ids = {i.decode() for i in self._renew.call_blocking(client, lease_ms, packed)}
         held = self.held.copy()
-        lost = [i for i in lost if i in held and held[i].token == tokens[i]]
-        lost = [i for i in lost if held[i].successor is None]
+        lost = [
+            lease
+            for lease in leases
+            if lease.job_id in lost_ids
+            and lease.token == tokens[lease.job_id]
+            and is_in_hand(held, lease)
+        ]
         if lost and not self._stopping.is_set():
             self._on_lost(lost)
+
+
+def is_in_hand(held: dict[str, Lease], lease: Lease) -> bool:
+    """Whether the attempt goes on under this lease. Redis knows no lease of a job that has ended,
+    been put back or been claimed anew while an answer was on its way; such a one is not lost."""
+    return held.get(lease.job_id) is lease and not lease.is_ending and lease.successor is None
 
 
 def _close(client: Any) -> None:
