@@ -199,6 +199,12 @@ def start_grandchild(started: str) -> None:
         process.wait()
 
 
+def leave_grandchild(started: str) -> None:
+    process = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+    Path(started).write_text(str(process.pid))
+    os._exit(3)
+
+
 def hold_the_gil(started: str, seconds: float) -> None:
     """C code that lets no other thread of the child run."""
     Path(started).write_text(str(os.getpid()))

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import os
 import signal
 import subprocess
 import sys
 import textwrap
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from types import NoneType
 
@@ -22,6 +24,8 @@ from worker_runtime.errors import ChildCrashed, RemoteFailure
 from worker_runtime.job import StopReason
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="children need fork")
+
+_PR_SET_CHILD_SUBREAPER = 36
 
 
 async def crash(call: ExecutorCall) -> ChildCrashed:
@@ -39,6 +43,17 @@ def is_alive(pid: int) -> bool:
         return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
         return False
+
+
+@pytest.fixture
+def as_process_1() -> Iterator[None]:
+    """Orphans become this process's children, as they do where it is a container's first."""
+    prctl = getattr(ctypes.CDLL(None), "prctl", None)
+    if prctl is None:
+        pytest.skip("orphans can be adopted on Linux only")
+    prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    yield
+    prctl(_PR_SET_CHILD_SUBREAPER, 0, 0, 0, 0)
 
 
 @pytest.mark.both_loops
@@ -206,6 +221,17 @@ async def test_what_a_task_started_is_killed_with_it(tmp_path: Path) -> None:
         call.stop()
         await crash(call)
         await eventually(lambda: not is_alive(grandchild))
+
+
+async def test_what_a_dead_child_left_is_reaped_where_its_parent_is_process_1(
+    tmp_path: Path, as_process_1: None
+) -> None:
+    started = tmp_path / "started"
+    async with process_pool(tasks.leave_grandchild, tasks.add) as pool:
+        await crash(pool.call(tasks.leave_grandchild, str(started)))
+        grandchild = int(await written(started))
+        await eventually(lambda: not psutil.pid_exists(grandchild))
+        await assert_serves(pool)
 
 
 async def test_a_child_that_closes_its_channel_is_a_crash() -> None:

@@ -29,6 +29,7 @@ CHILD_DESCRIPTORS = 4
 _PARENT_CHECK_S = 0.5
 _READ_BYTES = 65_536
 _TEXT_CHARS_MAX = 8_000
+_PR_SET_CHILD_SUBREAPER = 36
 
 
 class ForkserverConfig(msgspec.Struct, frozen=True):
@@ -119,6 +120,7 @@ class Forkserver:
         sys.argv[:] = self._config.argv
         if not self._load():
             return
+        _adopt_orphans()
         wakeup, selector = self._watch()
         self._send(Loaded())
         try:
@@ -237,16 +239,18 @@ class Forkserver:
             os._exit(code)
 
     def _reap(self) -> None:
-        for pid in list(self._pids):
-            found = os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
-            if found is None:
-                continue
-            # While the dead child is unreaped its group's id is still its own: end what it started.
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.killpg(pid, signal.SIGKILL)
-            _, status = os.waitpid(pid, 0)
-            self._pids.discard(pid)
-            self._send(Exited(pid, status))
+        """Bury the children that died, and what dead children had started."""
+        with contextlib.suppress(ChildProcessError):  # there is none left
+            while found := os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT):
+                pid = found.si_pid
+                if pid in self._pids:
+                    # While it is unreaped its group's id is still its own: end what it started.
+                    with contextlib.suppress(ProcessLookupError, PermissionError):
+                        os.killpg(pid, signal.SIGKILL)
+                _, status = os.waitpid(pid, 0)
+                if pid in self._pids:
+                    self._pids.discard(pid)
+                    self._send(Exited(pid, status))
 
     def _kill_all(self) -> None:
         for pid in self._pids:
@@ -256,6 +260,16 @@ class Forkserver:
     def _send(self, event: Event) -> None:
         with contextlib.suppress(OSError):  # a dead parent is noticed by the loop
             self._control.sendall(framed(event))
+
+
+def _adopt_orphans() -> None:
+    """Become the parent of what a dead child leaves. It would else go to process 1, which in a
+    container is the program itself, and reaps nothing that it did not start."""
+    if sys.platform == "linux":
+        with contextlib.suppress(ImportError, AttributeError, OSError):
+            import ctypes
+
+            ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 
 
 def _thread_count() -> int:
