@@ -31,10 +31,7 @@ from worker_runtime.enqueue import (
     enqueue_options,
     handles_in,
 )
-from worker_runtime.errors import (
-    ConfigurationError,
-    WorkerRuntimeError,
-)
+from worker_runtime.errors import ConfigurationError, WorkerRuntimeError
 from worker_runtime.events import Subscription
 from worker_runtime.handle import JobHandle, WorkflowHandle
 from worker_runtime.inspection import (
