@@ -43,12 +43,7 @@ from worker_runtime.inspection import (
     states_of,
 )
 from worker_runtime.intake import PLAIN
-from worker_runtime.job import (
-    TERMINAL_STATES,
-    Job,
-    Priority,
-    State,
-)
+from worker_runtime.job import TERMINAL_STATES, Job, Priority, State
 from worker_runtime.queue_control import QueueControl, QueueInfo
 from worker_runtime.recovery import recover
 from worker_runtime.registry import Tasks
