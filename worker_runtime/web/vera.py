@@ -202,9 +202,11 @@ class Vera:
     async def _enqueue_submission(self, given: Submission, sent: Any) -> tuple[Job, bool]:
         """`sent` is the payload where it says more than `given.payload`."""
         payload = given.payload
+        args, kwargs = payload.args or (), payload.kwargs or {}
         if sent is None:
             definition = self._runtime.parts.registry.find(payload.function)
-            sent = None if definition.signature.keeps_json else payload
+            is_whole = payload.args is not msgspec.UNSET and payload.kwargs is not msgspec.UNSET
+            sent = None if is_whole and definition.signature.keeps_json else payload
         options = EnqueueOptions(
             job_id=given.task_id or _uuid4(),
             priority=_PRIORITIES.get(given.priority, Priority.NORMAL),
@@ -214,10 +216,10 @@ class Vera:
         )
         try:
             handle = await self._runtime.enqueue_with(
-                options, payload.function, tuple(payload.args), payload.kwargs
+                options, payload.function, tuple(args), kwargs
             )
         except InvalidArguments as error:
-            place = "kwargs" if payload.kwargs else "args"
+            place = "kwargs" if kwargs else "args"
             problem = field_error("value_error", ("body", "payload", place), str(error))
             raise FieldErrors([problem]) from None
         except InvalidJob as error:

@@ -22,11 +22,12 @@ class FieldErrors(Rejection):
 
 
 class Payload(msgspec.Struct, gc=False, forbid_unknown_fields=True):
-    """What the guide's client sends, and nothing else: a record can tell it again from its job."""
+    """What the guide's client sends, and nothing else. Where both are given, a record can tell the
+    payload again from its job."""
 
     function: str
-    args: list[Any]
-    kwargs: dict[str, Any]
+    args: list[Any] | msgspec.UnsetType = msgspec.UNSET
+    kwargs: dict[str, Any] | msgspec.UnsetType = msgspec.UNSET
 
 
 class Submission(msgspec.Struct, gc=False):
