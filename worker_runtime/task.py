@@ -174,13 +174,20 @@ def task(fn: Callable[P, R] | None = None, /, **policy: Any) -> Any:
     """Mark a function as a task and say how its jobs run; see `TaskPolicy` for the meanings.
 
     The function itself is returned, unwrapped: calling it still just calls it. Raises
-    ConfigurationError for a value out of range.
+    ConfigurationError for a value out of range, and for a callable that cannot carry a mark.
     """
     checked = TaskPolicy(**policy)
     _check_policy(checked)
 
     def mark(function: Callable[P, R]) -> Callable[P, R]:
-        setattr(function, _POLICY_ATTRIBUTE, checked)
+        inner = function.__func__ if isinstance(function, staticmethod | classmethod) else function
+        try:
+            setattr(inner, _POLICY_ATTRIBUTE, checked)
+        except (AttributeError, TypeError):
+            raise ConfigurationError(
+                f"{function!r} cannot be marked as a task; mark a method where its class defines "
+                "it, and call a built-in function from one of your own"
+            ) from None
         return function
 
     return mark(fn) if fn is not None else mark
@@ -322,7 +329,7 @@ def define(
     if not callable(fn):
         raise ConfigurationError(f"a task must be a function, not {fn!r}")
     target = fn.func if isinstance(fn, functools.partial) else fn
-    policy: TaskPolicy = getattr(target, _POLICY_ATTRIBUTE, None) or TaskPolicy()
+    policy = policy_of(fn) or policy_of(target) or TaskPolicy()
     name = name or policy.name or str(getattr(target, "__name__", type(target).__name__))
     if not re.fullmatch(TASK_NAME_PATTERN, name):
         raise ConfigurationError(
