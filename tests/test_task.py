@@ -79,6 +79,38 @@ def test_what_can_be_a_task(fn: Callable[..., Any], name: str, run_in: str) -> N
     assert (definition.name, definition.run_in) == (name, run_in)
 
 
+def test_a_partial_has_the_mark_of_its_own_or_of_its_function() -> None:
+    @task(run_in="process", timeout_s=5)
+    def marked(a: int, b: int) -> int:
+        return a + b
+
+    assert define(functools.partial(marked, 1)).timeout_s == 5
+    own = task(name="own", run_in="process", timeout_s=6)(functools.partial(marked, 1))
+    assert (define(own).name, define(own).timeout_s) == ("own", 6)
+
+
+def test_a_static_or_class_method_is_marked_under_its_decorator_too() -> None:
+    class Tools:
+        @task(timeout_s=5)
+        @staticmethod
+        def static(a: int) -> int:
+            return a
+
+        @task(timeout_s=6)
+        @classmethod
+        def of_class(cls, a: int) -> int:
+            return a
+
+    assert define(Tools.static).timeout_s == 5
+    assert define(Tools.of_class).timeout_s == 6
+
+
+@pytest.mark.parametrize("fn", [Service().method, abs, dict])
+def test_what_cannot_be_marked_is_refused_with_the_way_out(fn: Callable[..., Any]) -> None:
+    with pytest.raises(ConfigurationError, match="cannot be marked as a task; mark a method where"):
+        task(fn)
+
+
 def test_the_policy_wins_over_the_runtimes_defaults() -> None:
     @task(name="n", queue="q", timeout_s=5, result_ttl_s=7, retry=Retry(max_attempts=9))
     async def configured() -> None: ...

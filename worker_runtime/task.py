@@ -175,14 +175,22 @@ def task(fn: Callable[P, R] | None = None, /, **policy: Any) -> Any:
     """Mark a function as a task and say how its jobs run; see `TaskPolicy` for the meanings.
 
     The function itself is returned, unwrapped: calling it still just calls it. Raises
-    ConfigurationError for a value out of range.
+    ConfigurationError for a value out of range, and for a callable that cannot carry a mark.
     """
-    _require(fn is None or callable(fn), "@task's first argument", "a function", fn)
+    is_function = fn is None or callable(fn) or isinstance(fn, classmethod)
+    _require(is_function, "@task's first argument", "a function", fn)
     checked = TaskPolicy(**policy)
     _check_policy(checked)
 
     def mark(function: Callable[P, R]) -> Callable[P, R]:
-        setattr(function, _POLICY_ATTRIBUTE, checked)
+        inner = function.__func__ if isinstance(function, staticmethod | classmethod) else function
+        try:
+            setattr(inner, _POLICY_ATTRIBUTE, checked)
+        except (AttributeError, TypeError):
+            raise ConfigurationError(
+                f"{function!r} cannot be marked as a task; mark a method where its class defines "
+                "it, and call a built-in function from one of your own"
+            ) from None
         return function
 
     return mark(fn) if fn is not None else mark
@@ -199,7 +207,7 @@ def name_of(task: Callable[..., Any] | str) -> str:
     if isinstance(task, str):
         return task
     function = _unwrapped(task)
-    policy = policy_of(function)
+    policy = policy_of(task) or policy_of(function)
     name = None if policy is None else policy.name
     return name or str(getattr(function, "__name__", type(function).__name__))
 
@@ -297,7 +305,7 @@ def define(
     if not callable(fn):
         raise ConfigurationError(f"a task must be a function, not {fn!r}")
     target = _unwrapped(fn)
-    policy = policy_of(target) or TaskPolicy()
+    policy = policy_of(fn) or policy_of(target) or TaskPolicy()
     name = name or name_of(fn)
     if not any_name and not re.fullmatch(TASK_NAME_PATTERN, name):
         raise ConfigurationError(

@@ -7,6 +7,7 @@ import contextlib
 import ctypes
 import faulthandler
 import functools
+import io
 import logging
 import mmap
 import os
@@ -231,6 +232,35 @@ async def leave_a_task_behind(marker: str) -> None:
     del leftover
 
 
+# Forks
+
+
+def fork_and(ctx: JobContext, how: str) -> int:
+    """Both processes come back from here, except that the new one may raise."""
+    pid = os.fork()
+    if pid == 0:
+        ctx.report(99, 100)
+        logging.getLogger("tests.child").warning("from the fork")
+        if how == "raise":
+            raise ValueError("in the fork")
+        if how == "exit":
+            raise SystemExit(7)
+        return -1
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
+def fork_and_terminate() -> int:
+    """How the fork ends of a SIGTERM that comes once it runs."""
+    reader, writer = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        os.write(writer, b"x")
+        time.sleep(60)
+    os.read(reader, 1)
+    os.kill(pid, signal.SIGTERM)
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
 # Reports
 
 
@@ -272,6 +302,17 @@ def write_output(text: str, *, raw: bool = False) -> None:
     else:
         print(text)
         print(text, file=sys.stderr)
+
+
+def misuse_stdout(how: str) -> None:
+    if how == "close":
+        sys.stdout.close()
+    elif how == "replace":
+        sys.stdout = io.StringIO()
+    elif how == "wrap":
+        sys.stdout = io.TextIOWrapper(sys.stdout.buffer, write_through=True)
+    else:
+        sys.stdout = None
 
 
 def write_much(lines: int) -> None:

@@ -6,6 +6,7 @@ import asyncio
 import functools
 import logging
 import pickle
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -294,12 +295,38 @@ async def test_output_is_logged_with_its_job_before_the_result_is_seen() -> None
             await eventually(lambda: any("raw bytes" in line for line in seen.messages))
 
 
+@pytest.mark.parametrize("how", ["close", "replace", "wrap", "remove"])
+async def test_output_is_logged_after_a_job_that_did_something_to_stdout(how: str) -> None:
+    with Records("worker_runtime.child") as seen:
+        async with process_pool(tasks.misuse_stdout, tasks.write_output) as pool:
+            await pool.run(tasks.misuse_stdout, how)
+            await pool.run(tasks.write_output, "hello")
+            assert seen.messages == ["hello", "hello"]
+
+
 async def test_a_flood_of_output_is_cut_and_counted() -> None:
     with Records("worker_runtime.child") as seen:
         async with process_pool(tasks.write_much) as pool:
             await pool.run(tasks.write_much, 20_000)
     assert len(seen.messages) == 1001
     assert "lines of output dropped" in seen.messages[-1]
+
+
+@pytest.mark.parametrize(("how", "code"), [("return", 0), ("raise", 1), ("exit", 7)])
+async def test_a_process_that_a_task_forks_does_not_answer_for_it(how: str, code: int) -> None:
+    with Records("worker_runtime.child") as seen:
+        async with process_pool(tasks.fork_and, tasks.echo) as pool:
+            call = pool.call(tasks.fork_and, how)
+            assert await call.result() == code
+            assert await pool.run(tasks.echo, "mine") == "mine"
+            assert call.job.activity is None
+    assert "WARNING tests.child: from the fork" in seen.messages
+    assert any("ValueError: in the fork" in line for line in seen.messages) == (how == "raise")
+
+
+async def test_sigterm_ends_what_a_task_forks() -> None:
+    async with process_pool(tasks.fork_and_terminate) as pool:
+        assert await pool.run(tasks.fork_and_terminate) == -signal.SIGTERM
 
 
 async def test_large_values_cross_whole_and_writable() -> None:

@@ -35,8 +35,8 @@ from worker_runtime.executors.child_reporting import (
     Channel,
     LogForwarder,
     ReportBuffer,
+    StandardOutput,
     small_thread,
-    text_output,
 )
 from worker_runtime.task import TaskDefinition, qualified_name
 
@@ -131,17 +131,18 @@ class Child:
         self._coroutine: asyncio.Task[Any] | None = None
         self._is_in_task = False
         self._is_terminated = False
+        self._pid = os.getpid()
 
     def prepare(self, log_levels: dict[str, int]) -> None:
         """Take over the process: output, logging, signals, and the watch on the parent."""
-        self._stdout_raw, sys.stdout = text_output(1)
-        self._stderr_raw, sys.stderr = text_output(2)
+        self._output = StandardOutput()
         faulthandler.enable(file=2)
         logging.root.handlers[:] = [self._logs]
         for name, level in log_levels.items():
             logging.getLogger(name or None).setLevel(level)
         signal.signal(signal.SIGTERM, self._terminate)
         signal.signal(signal.SIGINT, signal.SIG_DFL)
+        os.register_at_fork(after_in_child=self._become_copy)
         numpy_random = sys.modules.get("numpy.random")
         if numpy_random is not None:  # its generator was forked too: siblings would draw the same
             numpy_random.seed()
@@ -151,6 +152,7 @@ class Child:
         """Run requests until the parent says to quit."""
         self._tasks = tasks
         self._state = state
+        self._output.adopt()
         self.channel.send(wire.READY)
         buffer = memoryview(bytearray(wire.REQUEST_BYTES_MAX))
         header = wire.REQUEST_HEADER
@@ -198,7 +200,9 @@ class Child:
                 raise value
             answer, packed = wire.RETURNED, self._pack(value)
         except BaseException as error:
+            self._end_copy(error)
             answer, packed = self._describe(error)
+        self._end_copy()
         self._is_in_task = False
         self._context = None
         if self._is_terminated:
@@ -291,15 +295,7 @@ class Child:
         """Send what the task left unsent; the answer's flags."""
         self._reports.flush()
         self._logs.tell_dropped()
-        try:
-            sys.stdout.flush()
-            sys.stderr.flush()
-        except Exception:  # a task may have closed or replaced them
-            pass
-        if self._stdout_raw.was_written or self._stderr_raw.was_written:
-            self._stdout_raw.was_written = self._stderr_raw.was_written = False
-            return wire.WROTE_OUTPUT
-        return 0
+        return wire.WROTE_OUTPUT if self._output.flush() else 0
 
     def _send_shared(self, segments: list[memoryview], flags: int, run_s: float) -> None:
         try:
@@ -345,6 +341,29 @@ class Child:
             raise JobInterrupted("terminated by SIGTERM")
         if not self._is_in_task:
             self.die_of_sigterm()
+
+    def _become_copy(self) -> None:
+        """In a process that a task forked: it is not the child and must not pass for it."""
+        self.channel.mute()
+        self._requests.close()
+        if signal.getsignal(signal.SIGTERM) == self._terminate:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+    def _end_copy(self, error: BaseException | None = None) -> None:
+        """End such a process where it comes back from the task.
+
+        Danger: its answer would be taken for that of the child's next job.
+        """
+        if os.getpid() == self._pid:
+            return
+        code: object = 0 if error is None else 1
+        with contextlib.suppress(BaseException):
+            if isinstance(error, SystemExit):
+                code = error.code or 0
+            elif error is not None:
+                traceback.print_exception(error)
+            self._output.flush()
+        os._exit(code if isinstance(code, int) else 1)
 
     def die_of_sigterm(self) -> None:
         """End as if the signal had never been caught, so that the exit status is truthful."""

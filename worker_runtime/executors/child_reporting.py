@@ -5,10 +5,12 @@ Everything is bounded here, at its source: reports are merged, log records have 
 
 from __future__ import annotations
 
+import contextlib
 import io
 import logging
 import os
 import socket
+import sys
 import threading
 import time
 from typing import Any
@@ -23,14 +25,23 @@ from worker_runtime.job import Metric, Progress
 REPORT_INTERVAL_S = 0.02
 LOG_LINES_PER_S = 1000
 LOG_BYTES_MAX = 8192
+_STREAMS = (("stdout", 1), ("stderr", 2))
 
 
 class Channel:
-    """The upward half of the channel, for any thread."""
+    """The upward half of the channel, for any thread of the child, but not for a process that a
+    task forked: there it `is_mute`."""
+
+    is_mute = False
 
     def __init__(self, stream: socket.socket) -> None:
         self._stream = stream
         self._lock = threading.Lock()
+
+    def mute(self) -> None:
+        """Danger: a lock that another thread held at the fork is never released here."""
+        self.is_mute = True
+        self._stream.close()
 
     def send(self, kind: int, payload: bytes = b"", flags: int = 0, run_s: float = 0.0) -> None:
         frame = wire.ANSWER_HEADER.pack(len(payload), kind, flags, run_s) + payload
@@ -56,11 +67,15 @@ class ReportBuffer:
         self._flusher: threading.Thread | None = None
 
     def progress(self, progress: Progress) -> None:
+        if self._channel.is_mute:
+            return
         with self._lock:
             self._progress = progress
             self._offer()
 
     def metric(self, metric: Metric) -> None:
+        if self._channel.is_mute:
+            return
         with self._lock:
             if len(self._metrics) >= METRICS_KEPT_MAX:
                 del self._metrics[0]
@@ -94,7 +109,10 @@ class ReportBuffer:
 
 
 class LogForwarder(logging.Handler):
-    """Sends log records to the parent, at most `LOG_LINES_PER_S`; the rest is counted and said."""
+    """Sends log records to the parent, at most `LOG_LINES_PER_S`; the rest is counted and said.
+
+    In a process that a task forked they are written to stderr, which the parent logs.
+    """
 
     def __init__(self, channel: Channel) -> None:
         super().__init__()
@@ -128,6 +146,13 @@ class LogForwarder(logging.Handler):
     def _send(
         self, level: int, logger: str, message: str, created: float, exception: str | None
     ) -> None:
+        if self._channel.is_mute:
+            text = f"{logging.getLevelName(level)} {logger}: {cut(message, LOG_BYTES_MAX)}\n"
+            if exception is not None:
+                text += cut(exception, LOG_BYTES_MAX) + "\n"
+            with contextlib.suppress(OSError):
+                os.write(2, text.encode("utf-8", "backslashreplace"))
+            return
         line = wire.LogLine(
             level,
             logger[:200],
@@ -156,13 +181,46 @@ class MarkedOutput(io.FileIO):
         return super().write(data)
 
 
-def text_output(descriptor: int) -> tuple[MarkedOutput, io.TextIOWrapper]:
-    """A line-buffered text stream onto `descriptor`, and its raw end."""
-    raw = MarkedOutput(descriptor, "w", closefd=False)
-    buffered = io.BufferedWriter(raw)
-    return raw, io.TextIOWrapper(
-        buffered, encoding="utf-8", errors="backslashreplace", line_buffering=True
-    )
+class StandardOutput:
+    """sys.stdout and sys.stderr onto the parent's pipes, in this state again for each job."""
+
+    def __init__(self) -> None:
+        self._raw: dict[str, MarkedOutput] = {}
+        self._kept: dict[str, Any] = {}
+        for name, descriptor in _STREAMS:
+            self._open(name, descriptor)
+
+    def adopt(self) -> None:
+        """What is there now stays: a setup may have put streams of its own there."""
+        self._kept = {name: getattr(sys, name) for name, _ in _STREAMS}
+
+    def flush(self) -> bool:
+        """Whether anything was written since the last time."""
+        was_written = False
+        for name, descriptor in _STREAMS:
+            kept = self._kept[name]
+            for stream in (getattr(sys, name), kept):
+                try:
+                    stream.flush()
+                except Exception:  # a task may have put anything there, or closed it
+                    pass
+            if getattr(sys, name) is not kept:
+                setattr(sys, name, kept)  # what goes may take the file below with it
+            if getattr(kept, "closed", False):
+                self._open(name, descriptor)
+            was_written |= self._raw[name].was_written
+            self._raw[name].was_written = False
+        return was_written
+
+    def _open(self, name: str, descriptor: int) -> None:
+        raw = self._raw[name] = MarkedOutput(descriptor, "w", closefd=False)
+        self._kept[name] = io.TextIOWrapper(
+            io.BufferedWriter(raw),
+            encoding="utf-8",
+            errors="backslashreplace",
+            line_buffering=True,
+        )
+        setattr(sys, name, self._kept[name])
 
 
 def small_thread(target: object, name: str) -> threading.Thread:
