@@ -403,6 +403,11 @@ def slow_setup() -> None:
     time.sleep(0.5)
 
 
+def endless_setup(started: str) -> None:
+    Path(started).write_text(str(os.getpid()))
+    time.sleep(60)
+
+
 def plain_setup() -> str:
     return "plain"
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
+import functools
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from tests.executors import process_tasks as tasks
@@ -70,3 +73,19 @@ async def test_progress_of_a_process_job_is_seen_while_it_runs(tmp_path: Path) -
         await eventually(lambda: (p := job.info().progress) is not None and p.step == "held back")
         (tmp_path / "release").touch()
         await job.result(timeout_s=15)
+
+
+async def test_a_runtime_that_is_cancelled_while_its_children_warm_up_leaves_none(
+    tmp_path: Path,
+) -> None:
+    started = tmp_path / "started"
+    add = task(run_in="process")(tasks.add)
+    limits = ProcessSettings(setup=functools.partial(tasks.endless_setup, str(started)))
+    runtime = Runtime([add], settings=Settings(processes=1, process=limits))
+    opening = asyncio.create_task(runtime.__aenter__())
+    child = psutil.Process(int(await written(started)))
+    opening.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await opening
+    await eventually(lambda: not child.is_running())
+    assert psutil.Process().children() == []

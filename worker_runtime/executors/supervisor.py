@@ -73,17 +73,20 @@ class Supervisor:
 
     async def open(self) -> None:
         """Start the smallest number of children and wait until they are warm, or a start has failed
-        once. Raises ConfigurationError where the tasks' modules do not import."""
+        once. Raises ConfigurationError where the tasks' modules do not import. Leaves nothing
+        behind where it does not come to its end."""
         self.loop = asyncio.get_running_loop()
         try:
             await self._spawner.open()
+            self._tend()
+            while self._failures == 0 and any(c.state is STARTING for c in self.children.values()):
+                self._changed.clear()
+                await self._changed.wait()
         except BaseException:
-            await self._spawner.close()
+            for child in list(self.children.values()):
+                child.kill()
+            await self.close(self.term_grace_s)
             raise
-        self._tend()
-        while self._failures == 0 and any(c.state is STARTING for c in self.children.values()):
-            self._changed.clear()
-            await self._changed.wait()
 
     async def close(self, within_s: float) -> None:
         """Retire what is idle, wait for the rest, and kill what is left after `within_s`."""
