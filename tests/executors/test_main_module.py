@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 from tests.helpers import ROOT
@@ -68,6 +69,18 @@ def test_so_does_a_module_that_is_run_by_name(tmp_path: Path) -> None:
     (tmp_path / "package" / "program.py").write_text(PROGRAM + GUARD)
     done = run(["-m", "package.program"], tmp_path)
     assert done.stdout == "Point(x=2, y=1)\nOdd xx\n", done.stderr
+
+
+def test_so_does_a_script_of_any_name_a_directory_and_an_archive(tmp_path: Path) -> None:
+    (tmp_path / "program").write_text(PROGRAM + GUARD)
+    (tmp_path / "directory").mkdir()
+    (tmp_path / "directory" / "__main__.py").write_text(PROGRAM + GUARD)
+    with zipfile.ZipFile(tmp_path / "archive.zip", "w") as archive:
+        archive.writestr("__main__.py", PROGRAM + GUARD)
+    for program in ("program", "directory", "archive.zip"):
+        (tmp_path / "marker").unlink(missing_ok=True)
+        done = run([program], tmp_path)
+        assert done.stdout == "Point(x=2, y=1)\nOdd xx\n", done.stderr
 
 
 def test_a_main_module_without_a_file_is_refused_with_the_way_out(tmp_path: Path) -> None:

@@ -108,6 +108,7 @@ async def test_values_that_explode_when_they_are_read_fail_their_job() -> None:
         error = await pool.error(tasks.undecodable_argument, tasks.Grenade())
         assert isinstance(error, RemoteFailure)
         assert error.error_type == "SystemExit"
+        assert error.error == "the arguments cannot be read in the child process: unpickled"
         assert await pool.run(tasks.add, 1) == 2
 
 

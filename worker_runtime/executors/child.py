@@ -41,6 +41,7 @@ from worker_runtime.executors.child_reporting import (
 from worker_runtime.task import TaskDefinition, qualified_name
 
 ERROR_BYTES_MAX = 8192
+_UNREADABLE = "the arguments cannot be read in the child process: "
 _LEFTOVERS_GRACE_S = 1.0
 _OUT_OF_MEMORY_EXIT_CODE = 137
 _ONE_DESCRIPTOR = socket.CMSG_SPACE(array.array("i").itemsize)
@@ -174,10 +175,11 @@ class Child:
         run_s = 0.0
         self._serial = serial
         self._is_in_task = True
+        about = _UNREADABLE
         try:
-            name, args, kwargs, job_id, queue, attempt, label = self._decode(
-                kind, payload, ancillary
-            )
+            request = self._decode(kind, payload, ancillary)
+            name, args, kwargs, job_id, queue, attempt, label = request
+            about = ""
             task = self._tasks[name]
             context = None
             if task.signature.context_name is not None:
@@ -195,13 +197,13 @@ class Child:
                 value = self._run(task, context, args, kwargs)
             finally:
                 run_s = time.perf_counter() - began
-            del args, kwargs
+            del request, args, kwargs
             if type(value) is RunAgain:
                 raise value
             answer, packed = wire.RETURNED, self._pack(value)
         except BaseException as error:
             self._end_copy(error)
-            answer, packed = self._describe(error)
+            answer, packed = self._describe(error, about)
         self._end_copy()
         self._is_in_task = False
         self._context = None
@@ -274,8 +276,8 @@ class Child:
                 f"{error_text(error, 1000)}"
             ) from error
 
-    def _describe(self, error: BaseException) -> tuple[int, bytes]:
-        """The answer for what a task raised."""
+    def _describe(self, error: BaseException, about: str = "") -> tuple[int, bytes]:
+        """The answer for what a task raised, or its arguments did."""
         if isinstance(error, RunAgain):
             again = wire.Again(error.delay_s, error.uses_attempt)
             return wire.RUN_AGAIN, msgspec.msgpack.encode(again)
@@ -285,7 +287,7 @@ class Child:
             return wire.OUT_OF_MEMORY, b""
         raised = wire.Raised(
             type(error).__name__,
-            error_text(error, ERROR_BYTES_MAX),
+            about + error_text(error, ERROR_BYTES_MAX),
             tuple(_public_name(kind) for kind in type(error).__mro__),
             traceback_text(error, ERROR_BYTES_MAX),
         )

@@ -33,7 +33,7 @@ class TaskCatalogue(msgspec.Struct, frozen=True):
 
     modules      imported before anything else
     main_name    the name to import `__main__` by, or
-    main_path    the file to run it from, where it is needed
+    main_path    the file or archive to run it from, where it is needed
     references   task name and pickled reference
     setup        pickled reference to the per-process setup
     """
@@ -130,10 +130,12 @@ def _main_source() -> tuple[str | None, str | None]:
     """How `__main__` can be imported again: by name (`python -m`), or from its file."""
     main = sys.modules["__main__"]
     name = getattr(getattr(main, "__spec__", None), "name", None)
-    if name is not None:
+    if name not in (None, "__main__"):
         return name, None
     path = getattr(main, "__file__", None)
-    if path is not None and os.path.isfile(path) and str(path).endswith(".py"):
+    if path is not None and name is not None and not os.path.isfile(path):
+        path = os.path.dirname(path)  # `python app.zip`: the archive itself
+    if path is not None and os.path.isfile(path):
         return None, os.path.abspath(path)
     raise ConfigurationError(
         "a task for child processes is defined in __main__, and __main__ is not a file that a "
