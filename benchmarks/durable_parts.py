@@ -10,7 +10,6 @@ import asyncio
 import gc
 import itertools
 import os
-import socket
 import sys
 import time
 from pathlib import Path
@@ -21,6 +20,7 @@ import psutil
 import uvloop
 from aiohttp import web
 
+from benchmarks import serving
 from worker_runtime import Runtime, Settings, task
 from worker_runtime.stores.records import ALL, CHANGING
 from worker_runtime.stores.schema import open_writer
@@ -80,21 +80,16 @@ async def add(a: int, b: int) -> int:
 
 
 def serve(url: str) -> None:
-    async def run(sock: socket.socket) -> None:
+    async def app() -> web.Application:
         settings = Settings(concurrency=64, queue_capacity=100_000, store=url)
-        async with Runtime([add], settings=settings) as runtime:
-            runner = web.AppRunner(build_app(runtime), access_log=None)
-            await runner.setup()
-            await web.SockSite(runner, sock).start()
-            gc.collect()
-            gc.freeze()  # as server.py does
-            await asyncio.Event().wait()
+        runtime = Runtime([add], settings=settings)
+        await runtime.start()
+        made = build_app(runtime)
+        gc.collect()
+        gc.freeze()  # as server.py does
+        return made
 
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        sock.listen(1024)
-        print(sock.getsockname()[1], flush=True)
-        uvloop.run(run(sock))
+    serving.main(serving.aiohttp_app(app))
 
 
 def recover(path: str) -> None:

@@ -185,4 +185,4 @@ SERVERS = {
 }
 
 if __name__ == "__main__":
-    serving.main(SERVERS, sys.argv[1])
+    serving.main(SERVERS[sys.argv[1]])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 
 import uvicorn
 import uvloop
@@ -33,14 +33,14 @@ def fastapi_app(make: Callable[[], FastAPI]) -> Serve:
     return serve
 
 
-def main(servers: Mapping[str, Serve], name: str) -> None:
-    """Listen, print the port, and serve `name` until the process is killed."""
+def main(serve: Serve) -> None:
+    """Listen, print the port, and serve until the process is killed."""
 
-    async def serve(sock: socket.socket) -> None:
-        await servers[name](sock)
+    async def run(sock: socket.socket) -> None:
+        await serve(sock)
 
     with socket.socket() as sock:
         sock.bind(("127.0.0.1", 0))
         sock.listen(1024)
         print(sock.getsockname()[1], flush=True)
-        uvloop.run(serve(sock))
+        uvloop.run(run(sock))

@@ -240,16 +240,17 @@ async def test_a_backend_that_announced_its_end_is_awaited() -> None:
         await eventually(lambda: len(b.registrations) == 2)
 
 
-async def test_ended_operations_are_reported_once_and_within_bounds() -> None:
-    def completion(name: str, result: dict[str, Any] | None) -> dict[str, Any]:
-        return {
-            "operation_id": name,
-            "status": "COMPLETED",
-            "result": result,
-            "error_message": None,
-            "completed_at": "2025-11-10T10:30:00Z",
-        }
+def completion(name: str, result: dict[str, Any] | None) -> dict[str, Any]:
+    return {
+        "operation_id": name,
+        "status": "COMPLETED",
+        "result": result,
+        "error_message": None,
+        "completed_at": "2025-11-10T10:30:00Z",
+    }
 
+
+async def test_ended_operations_are_reported_once_and_within_bounds() -> None:
     failed = {**completion("failed", None), "status": "FAILED", "error_message": "e" * 8000}
     async with backend() as b:
         registrar = Registrar(b.url, current=lambda: None, times=QUICK)
@@ -280,13 +281,7 @@ async def test_ended_operations_are_reported_once_and_within_bounds() -> None:
 async def test_a_report_that_the_backend_cannot_store_does_not_keep_the_worker_out(
     status: int, caplog: pytest.LogCaptureFixture
 ) -> None:
-    poison = {
-        "operation_id": "poison",
-        "status": "COMPLETED",
-        "result": {"text": "\x00"},
-        "error_message": None,
-        "completed_at": "2025-11-10T10:30:00Z",
-    }
+    poison = completion("poison", {"text": "\x00"})
     async with backend() as b:
 
         async def refuse(request: web.Request) -> web.StreamResponse:

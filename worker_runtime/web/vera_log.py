@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 
-from worker_runtime import State
 from worker_runtime.events import Missed
+from worker_runtime.job import COMPLETED, RUNNING
 from worker_runtime.runtime import Runtime
 
 logger = logging.getLogger("worker_runtime.web.vera")
@@ -38,11 +38,11 @@ class TaskLog:
             async for event in events:
                 if isinstance(event, Missed):
                     self._started_at.clear()
-                elif event.state is State.RUNNING:
+                elif event.state is RUNNING:
                     self._started_at[event.job_id] = event.at
                     logger.info("Task %s started", event.job_id)
                 else:
                     started_at = self._started_at.pop(event.job_id, event.at)
-                    if event.state is State.COMPLETED:
+                    if event.state is COMPLETED:
                         took_s = max(0.0, event.at - started_at)
                         logger.info("Task %s completed in %.3fs", event.job_id, took_s)
