@@ -190,6 +190,10 @@ class Job(msgspec.Struct, gc=False, eq=False, weakref=False):
         return self.activity
 
 
+Job.__setattr__ = object.__setattr__  # type: ignore[method-assign]
+Job.__delattr__ = object.__delattr__  # type: ignore[method-assign]
+
+
 class OutcomeKind(enum.Enum):
     RETURNED = "returned"
     RAISED = "raised"
