@@ -14,6 +14,7 @@ hang up. It passes, with exit code 0, if
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import os
 import random
@@ -241,4 +242,7 @@ def _free_port() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(not asyncio.run(soak(float(sys.argv[1]) if len(sys.argv) > 1 else SECONDS)))
+    arguments = argparse.ArgumentParser(prog="python -m benchmarks.soak", description=__doc__)
+    arguments.formatter_class = argparse.RawDescriptionHelpFormatter
+    arguments.add_argument("seconds", nargs="?", type=float, default=SECONDS)
+    sys.exit(not asyncio.run(soak(arguments.parse_args().seconds)))

@@ -228,7 +228,7 @@ async def test_a_job_that_waited_past_its_expiry_never_starts() -> None:
         patient = await runtime.options(expires_s=60).enqueue(recorder.instant, "in time")
         await asyncio.sleep(0.02)
         recorder.release.set()
-        with pytest.raises(JobFailed, match="waited longer than its deadline") as caught:
+        with pytest.raises(JobFailed, match=r"which passed at \d{4}-\d\d-\d\dT") as caught:
             await expiring.result(timeout_s=5)
         assert caught.value.reason == Reason.EXPIRED
         await patient.result(timeout_s=5)

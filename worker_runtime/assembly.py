@@ -285,5 +285,5 @@ def _store(settings: Settings) -> Store | None:
             )
         )
     raise ConfigurationError(
-        f"store={settings.store!r}: must be memory://, sqlite:///path or redis://host"
+        f"store={settings.store!r} (WORKER_STORE): must be memory://, sqlite:///path or redis://host"
     )

@@ -13,6 +13,7 @@ import logging
 import time
 from collections.abc import Iterator, Mapping
 from contextvars import copy_context
+from datetime import UTC, datetime
 from typing import Any
 
 from worker_runtime.attempt import Attempts
@@ -166,7 +167,8 @@ class Dispatcher:
             expires_at = job.options.expires_at
             if expires_at is None or time.time() < expires_at:
                 return job
-            text = f"waited longer than its deadline, which passed at {expires_at:.3f}"
+            passed_at = datetime.fromtimestamp(expires_at, UTC).isoformat(timespec="milliseconds")
+            text = f"waited longer than its deadline, which passed at {passed_at}"
             failure = Failure(Reason.EXPIRED, "Expired", text)
             if lane.limited is not None:
                 lane.limited.release(job)
