@@ -132,7 +132,7 @@ class Intake:
             job_id, queue, priority = self._ids.make(now), definition.queue, definition.priority
         else:
             queue = options.queue or definition.queue
-            if queue not in self._dispatcher.lanes:
+            if queue not in self._lanes:
                 names = ", ".join(self._dispatcher.lanes)
                 raise UnknownQueue(f"no queue {queue[:128]!r}; queues: {names}")
             priority = definition.priority if options.priority is None else options.priority
@@ -177,7 +177,7 @@ class Intake:
     def check_room(self, job: Job, options: EnqueueOptions, count: int = 1) -> None:
         """Raises ShuttingDown, QueueFull, or what admission control says."""
         self.check_open()
-        lane = self._dispatcher.lanes[job.queue]
+        lane = self._lanes[job.queue]
         waiting = lane.queue.waiting
         if waiting + count > lane.capacity:
             free = 0 if lane.is_paused or options.due_at else lane.concurrency - lane.busy

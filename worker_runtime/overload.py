@@ -59,12 +59,13 @@ class OverloadControl:
         self._forecast = forecast
         self._cpu = Gate("CPU", max_cpu_percent)
         self._memory = Gate("memory", max_memory_percent)
+        self._limited = [gate for gate in (self._cpu, self._memory) if gate.limit is not None]
         self._retry_after_s = min(_RETRY_AFTER_MAX_S, max(1.0, sampled_every_s))
         self._closes_over_s = _WHOLE * sampled_every_s
 
     @property
     def has_limits(self) -> bool:
-        return self._cpu.limit is not None or self._memory.limit is not None
+        return bool(self._limited)
 
     def observe(self, sample: ResourceSample) -> bool:
         """True: jobs are refused now, and the next look should come soon.
@@ -79,7 +80,7 @@ class OverloadControl:
 
     def check(self, job: Job, lane: Lane) -> None:
         """Raises Overloaded."""
-        for gate in (self._cpu, self._memory):
+        for gate in self._limited:
             if gate.is_closed:
                 text = f"{gate.what} is at {gate.value:.1f} %, above {gate.limit:g} %"
                 raise self._refusal(text, job, lane, self._retry_after_s)

@@ -96,11 +96,10 @@ class Slot:
 
     def set_deadline(self) -> None:
         job = self.job
-        if job.options is not None or job.task.timeout_s is not None:
-            timeout_s = timeout_of(job)
-            if timeout_s is not None and self.stopped_by is None:
-                self.deadline = self.began_at + timeout_s
-                self.watch(self.deadline)
+        timeout_s = job.task.timeout_s if job.options is None else timeout_of(job)
+        if timeout_s is not None and self.stopped_by is None:
+            self.deadline = deadline = self.began_at + timeout_s
+            self.watch(deadline)
 
     def interrupt(self) -> None:
         if self.runner is not None:

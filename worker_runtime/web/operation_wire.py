@@ -75,9 +75,10 @@ def flag(request: web.Request, name: str) -> bool:
 def answering(handler: Handler) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
     async def answer(request: web.Request) -> web.StreamResponse:
         answered = await handler(request)
-        if isinstance(answered, web.StreamResponse):
-            return answered
-        return json_answer(request, answered)
+        if type(answered) is dict:  # a response's own class is an abstract one, slow to ask
+            return json_answer(request, answered)
+        response: web.StreamResponse = answered
+        return response
 
     return answer
 
