@@ -61,11 +61,15 @@ class Forecast:
 
     def wait_s(self, lane: Lane, priority: int) -> float | None:
         """Seconds until a job of `priority` that is enqueued now would start; None: no idea."""
+        if _starts_at_once(lane):
+            return 0.0
         return _wait_s(lane, priority, self._mean_s(lane))
 
     def guess_s(self, lane: Lane, priority: int) -> float | None:
         """The same to tell a caller who is refused anyway, also where only the running jobs say
         how long theirs take."""
+        if _starts_at_once(lane):
+            return 0.0
         mean_s = self._mean_s(lane)
         return _wait_s(lane, priority, _running_s(lane) if mean_s is None else mean_s)
 
@@ -79,9 +83,11 @@ class Forecast:
         return None if service is None else service.mean_s()
 
 
+def _starts_at_once(lane: Lane) -> bool:
+    return lane.busy < lane.concurrency and not lane.queue.ready_count
+
+
 def _wait_s(lane: Lane, priority: int, mean_s: float | None) -> float | None:
-    if lane.busy < lane.concurrency and not lane.queue.ready_count:
-        return 0.0
     if mean_s is None:
         return None
     # Slots that are busy now are half done, on average.
