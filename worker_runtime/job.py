@@ -191,8 +191,8 @@ class Job(msgspec.Struct, gc=False, eq=False, weakref=False):
 
 
 # Msgspec's own assignment keeps the garbage collector informed, which `gc=False` makes needless.
-# Without it the interpreter stores a field by its slot, 200 instructions cheaper. Both names have to
-# go: while one of them stays, the type would call the other through Python.
+# Without it the interpreter stores a field by its slot, 200 instructions cheaper. Both names have
+# to go: while one of them stays, the type would call the other through Python.
 Job.__setattr__ = object.__setattr__  # type: ignore[method-assign]
 Job.__delattr__ = object.__delattr__  # type: ignore[method-assign]
 
