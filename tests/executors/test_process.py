@@ -422,10 +422,10 @@ async def test_a_child_that_grew_is_replaced() -> None:
         await pool.run(tasks.hoard, 150)
 
         async def is_replaced() -> bool:
-            is_another = await pool.run(tasks.own_pid) != before
-            return bool(is_another and "memory_grown" in pool.restarts)
+            return bool(await pool.run(tasks.own_pid) != before)
 
         await eventually(is_replaced)
+        await eventually(lambda: pool.restarts == {"memory_grown": 1})
 
 
 async def test_setup_runs_once_in_each_child_and_is_left(tmp_path: Path) -> None:
