@@ -47,19 +47,15 @@ class Acceptance:
             return await self._accept_shared(self._shared, options, call)
         intake = self._intake
         job = intake.make(call.task, call.args, call.kwargs, options)
-        if self._store is None:  # nothing to wait for
-            known = self._known_here(job, options)
-        else:
-            known = await self.known(job, options)
+        known = await self.known(job, options)
         if known is not None:
             await self.acknowledged(known)
             return known, False
         intake.check_room(job, options)
         intake.admit(job, options.parents)
-        if self._store is not None:
-            await self.keep([job])
-            if options.unique is not None:
-                await self._note_holder(options.unique, job)
+        await self.keep([job])
+        if options.unique is not None:
+            await self._note_holder(options.unique, job)
         return job, True
 
     async def _accept_shared(
