@@ -403,6 +403,15 @@ def slow_setup() -> None:
     time.sleep(0.5)
 
 
+def first_setup_is_slow(directory: str) -> None:
+    """In the first child it takes 2 s; `warm` is written a while after that child said so."""
+    started, warm = Path(directory, "started"), Path(directory, "warm")
+    if not started.exists():
+        started.write_text(str(os.getpid()))
+        time.sleep(2)
+        threading.Timer(0.5, warm.write_text, ["yes"]).start()
+
+
 def endless_setup(started: str) -> None:
     Path(started).write_text(str(os.getpid()))
     time.sleep(60)

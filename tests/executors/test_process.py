@@ -10,6 +10,7 @@ import signal
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from tests.executors import process_tasks as tasks
@@ -428,6 +429,17 @@ async def test_a_child_that_grew_is_replaced() -> None:
         await eventually(lambda: pool.restarts == {"memory_grown": 1})
 
 
+async def test_a_parent_that_is_large_does_not_count_as_its_children() -> None:
+    """A child whose process id is not known yet must not be measured as the process that asks."""
+    ballast = b"x" * (384 << 20)
+    limits = {"recycle_memory_bytes": 256 << 20, "child_memory_bytes_max": 320 << 20}
+    async with process_pool(tasks.own_pid, **limits) as pool:
+        first = await pool.run(tasks.own_pid)
+        assert await pool.run(tasks.own_pid) == first
+        assert pool.restarts == {}
+    assert len(ballast) > limits["child_memory_bytes_max"]
+
+
 async def test_setup_runs_once_in_each_child_and_is_left(tmp_path: Path) -> None:
     setup = functools.partial(tasks.model, str(tmp_path))
     async with process_pool(tasks.describe_context, size_max=2, size_min=2, setup=setup) as pool:
@@ -436,6 +448,22 @@ async def test_setup_runs_once_in_each_child_and_is_left(tmp_path: Path) -> None
         assert states <= {f"model of {pid}" for pid in pids}
     names = sorted(path.name for path in tmp_path.iterdir())
     assert names == sorted(f"{word}-{pid}" for word in ("entered", "left") for pid in pids)
+
+
+async def test_a_child_that_was_warm_too_late_gets_no_work(tmp_path: Path) -> None:
+    """The forkserver is stopped, so that the order to kill the child is late as well."""
+    setup = functools.partial(tasks.first_setup_is_slow, str(tmp_path))
+    async with process_pool(tasks.sleep, size_min=0, start_timeout_s=0.5, setup=setup) as pool:
+        call = pool.call(tasks.sleep, 1)
+        forkserver = psutil.Process(int(await written(tmp_path / "started"))).parent()
+        assert forkserver is not None
+        forkserver.suspend()
+        try:
+            await written(tmp_path / "warm")
+        finally:
+            forkserver.resume()
+        assert await call.result() == 1
+        assert pool.restarts == {"start_failed": 1}
 
 
 async def test_setup_can_be_named() -> None:

@@ -200,7 +200,7 @@ class Supervisor:
     # What children tell
 
     def child_ready(self, child: ChildProcess) -> None:
-        if child.state is not STARTING:
+        if child.state is not STARTING or child.is_doomed:
             return
         self._failures = 0
         self._last_failure = ""
@@ -331,7 +331,12 @@ class Supervisor:
 
 
 def memory_bytes(child: ChildProcess) -> int:
-    """Resident memory, pages shared with the forkserver included; 0 where it cannot be read."""
+    """Resident memory, pages shared with the forkserver included; 0 where it cannot be read.
+
+    Danger: psutil takes a pid of None, which a child has until its fork is told, for this process.
+    """
+    if child.pid is None:
+        return 0
     try:
         return int(psutil.Process(child.pid).memory_info().rss)
     except (psutil.Error, OSError):
