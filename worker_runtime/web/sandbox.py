@@ -16,7 +16,6 @@ from typing import Any
 
 import msgspec
 from aiohttp import web
-from multidict import CIMultiDict
 from prometheus_client import Metric
 
 import worker_runtime
@@ -29,6 +28,7 @@ from worker_runtime.queue_control import QueueInfo
 from worker_runtime.runtime import Runtime
 from worker_runtime.settings import Settings
 from worker_runtime.task import TaskDefinition
+from worker_runtime.web.response import FixedHeaders
 from worker_runtime.web.sandbox_metrics import SandboxMetrics
 from worker_runtime.web.waits import JobWaits
 from worker_runtime.web.wire import (
@@ -51,7 +51,7 @@ _CORS = {
     "Access-Control-Allow-Methods": "GET, POST, PUT, OPTIONS",
     "Access-Control-Allow-Headers": "Content-Type, Authorization",
 }
-_HEADERS = CIMultiDict({"Content-Type": "application/json", "Access-Control-Allow-Origin": "*"})
+_JSON = FixedHeaders({"Content-Type": "application/json", "Access-Control-Allow-Origin": "*"})
 
 # The contract words these two itself; every other refusal speaks for itself.
 _ERRORS = {
@@ -227,7 +227,7 @@ class Sandbox:
             detail = f"the result cannot be encoded as JSON: {str(error)[:300]}"
             raise Rejection(500, "unencodable", detail) from None
         self._metrics.count("success")
-        return web.Response(body=body, headers=_HEADERS)
+        return _JSON.respond(body)
 
     # /status and /config
 
@@ -288,7 +288,7 @@ def _load_word(queue: QueueInfo) -> str:
 
 
 def _json(document: Any) -> web.Response:
-    return web.Response(body=encode_json(document), headers=_HEADERS)
+    return _JSON.respond(encode_json(document))
 
 
 def _misfit(task: TaskDefinition) -> str | None:

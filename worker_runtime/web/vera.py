@@ -15,7 +15,6 @@ from typing import Annotated, Any
 
 import msgspec
 from aiohttp import web
-from multidict import CIMultiDict
 from prometheus_client import Metric
 
 from worker_runtime.dead_letters import RETRYABLE_STATES
@@ -26,6 +25,7 @@ from worker_runtime.resources import gpu
 from worker_runtime.runtime import Runtime
 from worker_runtime.settings import Settings
 from worker_runtime.task import JobOptions
+from worker_runtime.web.response import FixedHeaders
 from worker_runtime.web.vera_log import TaskLog
 from worker_runtime.web.vera_metrics import VeraMetrics
 from worker_runtime.web.vera_request import FieldErrors, Submission, field_error, read_submission
@@ -42,7 +42,7 @@ EXECUTE_TIMEOUT_S = 300.0
 _EXECUTE_TIMEOUT_MAX_S = 86_400.0
 
 # Made once: a response that has to work its headers out costs as much as a small job.
-_HEADERS = CIMultiDict({"Content-Type": "application/json"})
+_JSON = FixedHeaders({"Content-Type": "application/json"})
 
 _PRIORITIES = {priority.name.lower(): priority for priority in Priority}
 
@@ -371,4 +371,4 @@ def _record(job: Job) -> TaskRecord:
 
 
 def _json(document: Any) -> web.Response:
-    return web.Response(body=encode_json(document), headers=_HEADERS)
+    return _JSON.respond(encode_json(document))

@@ -20,6 +20,7 @@ from prometheus_client import Metric
 
 from worker_runtime import errors
 from worker_runtime.web.nesting import is_json_deeper, is_msgpack_deeper
+from worker_runtime.web.response import FixedHeaders
 
 logger = logging.getLogger("worker_runtime.web")
 
@@ -36,6 +37,9 @@ _MSGPACK_TYPES = frozenset({MSGPACK_TYPE, "application/x-msgpack", "application/
 
 encode_json = msgspec.json.Encoder().encode
 encode_msgpack = msgspec.msgpack.Encoder().encode
+
+_JSON = FixedHeaders({"Content-Type": JSON_TYPE})
+_MSGPACK = FixedHeaders({"Content-Type": MSGPACK_TYPE})
 
 
 class Rejection(Exception):
@@ -352,10 +356,11 @@ def answer(
     headers: Mapping[str, str] | None = None,
 ) -> web.Response:
     """`value` as JSON, or as MessagePack where the Accept header prefers it."""
-    if wants_msgpack(request):
-        body, kind = encode_msgpack(value), MSGPACK_TYPE
-    else:
-        body, kind = encode_json(value), JSON_TYPE
+    packed = wants_msgpack(request)
+    body = encode_msgpack(value) if packed else encode_json(value)
+    if headers is None:
+        return (_MSGPACK if packed else _JSON).respond(body, status)
+    kind = MSGPACK_TYPE if packed else JSON_TYPE
     return web.Response(body=body, status=status, headers=headers, content_type=kind)
 
 
