@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import sqlite3
 import sys
 import types
 from collections.abc import Callable
@@ -33,12 +34,16 @@ from worker_runtime.job import (
 from worker_runtime.registry import TaskRegistry
 from worker_runtime.stores.exception_names import exception_class
 from worker_runtime.stores.records import (
+    ALL,
+    STANDS_FOR_NULL,
     change_row,
     changed_columns,
     decode_job,
     encode_payload,
     new_row,
 )
+from worker_runtime.stores.schema import MIGRATIONS
+from worker_runtime.stores.statements import insert
 from worker_runtime.task import JobOptions, Retry
 
 
@@ -64,8 +69,21 @@ def row_of(job: Job, transition: Transition | None = None) -> list[Any]:
     return row
 
 
+def written(row: list[Any]) -> tuple[Any, ...]:
+    """The row as the file gives it back."""
+    connection = sqlite3.connect(":memory:", isolation_level=None)
+    try:
+        MIGRATIONS[0](connection)
+        insert(connection, [row])
+        found = connection.execute(f"SELECT {', '.join(ALL)} FROM worker_jobs").fetchall()
+    finally:
+        connection.close()
+    assert len(found) == 1
+    return tuple(found[0])
+
+
 def back(row: list[Any], tasks: TaskRegistry, *, checked: bool = True) -> Job:
-    return decode_job(tuple(row), tasks.find_or_park, checked=checked)
+    return decode_job(written(row), tasks.find_or_park, checked=checked)
 
 
 def rich(
@@ -139,6 +157,16 @@ def test_a_delayed_job_is_scheduled_and_a_due_one_queued() -> None:
     assert back(row_of(job), tasks).due_at == job.due_at
     job.due_at = job.created_at - 60
     assert back(row_of(job), tasks).state is QUEUED
+
+
+def test_what_a_job_does_not_have_is_null_in_the_file() -> None:
+    job = made(registry(plain), "plain", 1)
+    new = dict(zip(ALL, written(row_of(job)), strict=True))
+    assert {name for name, value in new.items() if value is None} == set(STANDS_FOR_NULL)
+    job.started_at = 5.0
+    ended = dict(zip(ALL, written(row_of(job, Transition(COMPLETED, 6.0, None))), strict=True))
+    missing = {name for name, value in ended.items() if value is None}
+    assert missing == set(STANDS_FOR_NULL) - {"started_at", "ended_at"}
 
 
 def test_options_come_back_with_their_exception_classes() -> None:

@@ -1,7 +1,8 @@
 """A job as a row of `worker_jobs`, and back.
 
 Values are MessagePack; options name exception classes instead of holding them. A row has fixed
-columns, written once, and changing ones, written with every recorded state.
+columns, written once, and changing ones, written with every recorded state. A row to be written has
+no None in it, see `STANDS_FOR_NULL`; one that was read has.
 """
 
 from __future__ import annotations
@@ -61,6 +62,20 @@ CHANGING = (
     "activity",
 )
 ALL = FIXED + CHANGING
+
+# What stands for NULL in a row to be written. The driver takes numbers, str and bytearray as they
+# are; for each None or bytes it first looks for an adapter and, on Python 3.11, makes an exception.
+NO_TIME = -1.0
+NO_BYTES = bytearray()
+STANDS_FOR_NULL = {
+    "options": NO_BYTES,
+    "started_at": NO_TIME,
+    "ended_at": NO_TIME,
+    "keep_until": NO_TIME,
+    "result": NO_BYTES,
+    "failure": NO_BYTES,
+    "activity": NO_BYTES,
+}
 
 # Plain text: `State.value` is a Python-level property on 3.11, and too dear here.
 _STATES = {str(state): state for state in State}
@@ -145,14 +160,14 @@ def new_row(job: Job, payload: bytes) -> list[Any]:
         job.queue,
         int(job.priority),
         job.created_at,
-        payload,
-        None if options is None else _encode_text(_stored_options(options)),
+        bytearray(payload),
+        NO_BYTES if options is None else _encode_text(_stored_options(options)),
         int(job.must_encode),
         _SCHEDULED if due_at > job.created_at else _QUEUED,
         0,
         0,
         due_at,
-        *(None, None, None, None, None, None),
+        *(NO_TIME, NO_TIME, NO_TIME, NO_BYTES, NO_BYTES, NO_BYTES),
     ]
 
 
@@ -169,9 +184,9 @@ def started_columns(job: Job) -> Columns:
         job.attempt,
         job.crashes,
         job.due_at,
-        job.started_at,
-        *(None, None, None, None),
-        None if activity is None else _encoded_activity(activity, activity.attempts),
+        _time(job.started_at),
+        *(NO_TIME, NO_TIME, NO_BYTES, NO_BYTES),
+        NO_BYTES if activity is None else _encoded_activity(activity, activity.attempts),
     )
 
 
@@ -188,12 +203,12 @@ def changed_columns(job: Job, transition: Transition) -> Columns:
             transition.attempt,
             transition.crashes,
             job.due_at or 0.0,
-            job.started_at,
+            _time(job.started_at),
             transition.at,
             _keep_until(job, transition.at),
-            result,
-            None if failure is None else _encode_text(failure),
-            None if activity is None else _encode_ended(activity),
+            NO_BYTES if result is None else bytearray(result),
+            NO_BYTES if failure is None else _encode_text(failure),
+            NO_BYTES if activity is None else _encode_ended(activity),
         )
     attempts = () if activity is None else activity.attempts
     if transition.failure is not None:
@@ -203,19 +218,23 @@ def changed_columns(job: Job, transition: Transition) -> Columns:
         transition.attempt,
         transition.crashes,
         transition.due_at or 0.0,
-        *(None, None, None, None, None),
+        *(NO_TIME, NO_TIME, NO_TIME, NO_BYTES, NO_BYTES),
         _encoded_activity(activity, attempts),
     )
 
 
-def _encoded_activity(activity: Activity | None, attempts: Any) -> bytes | None:
+def _time(at: float | None) -> float:
+    return NO_TIME if at is None else at
+
+
+def _encoded_activity(activity: Activity | None, attempts: Any) -> bytearray:
     progress = None if activity is None else activity.progress
     if progress is None and not attempts:
-        return None
+        return NO_BYTES
     return _encode_text(StoredActivity(progress, list(attempts)))
 
 
-def _encode_ended(activity: Activity) -> bytes | None:
+def _encode_ended(activity: Activity) -> bytearray:
     if not activity.metrics:
         return _encoded_activity(activity, activity.attempts)
     newest = activity.metrics[-METRICS_STORED_MAX:]
@@ -223,13 +242,13 @@ def _encode_ended(activity: Activity) -> bytes | None:
     return _encode_text(StoredActivity(activity.progress, list(activity.attempts), newest, dropped))
 
 
-def _encode_text(words: Failure | StoredActivity | StoredOptions) -> bytes:
+def _encode_text(words: Failure | StoredActivity | StoredOptions) -> bytearray:
     """MessagePack of a struct whose texts users wrote; half a surrogate pair has no encoding and
     must not keep a job from ending."""
     try:
-        return _encode(words)
+        return bytearray(_encode(words))
     except UnicodeEncodeError:
-        return _encode(_encodable(msgspec.to_builtins(words)))
+        return bytearray(_encode(_encodable(msgspec.to_builtins(words))))
 
 
 def _encodable(value: Any) -> Any:
@@ -240,9 +259,9 @@ def _encodable(value: Any) -> Any:
     return [_encodable(item) for item in value] if isinstance(value, list) else value
 
 
-def _keep_until(job: Job, ended_at: float) -> float | None:
+def _keep_until(job: Job, ended_at: float) -> float:
     ttl_s = ttl_of(job)
-    return None if ttl_s is None else ended_at + ttl_s
+    return NO_TIME if ttl_s is None else ended_at + ttl_s
 
 
 def _stored_options(options: JobOptions) -> StoredOptions:

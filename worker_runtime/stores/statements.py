@@ -2,8 +2,8 @@
 
 Every call into SQLite gives up the interpreter's lock and has to win it back from a busy event
 loop, so that one statement for 256 rows is worth far more than its parsing. The sizes are few, so
-that the statements stay prepared; a smaller number of rows is filled up with rows of NULL, which no
-statement takes.
+that the statements stay prepared; a smaller number of rows is filled up with rows for place 0,
+which no job has.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from itertools import chain
 from typing import Any
 
 from worker_runtime.stores.batch import Accept, Batch, Row
-from worker_runtime.stores.records import ALL, CHANGING
+from worker_runtime.stores.records import ALL, CHANGING, NO_TIME, STANDS_FOR_NULL
 
 _SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 _SIZE_MAX = _SIZES[-1]
@@ -28,16 +28,27 @@ def _values(width: int, size: int) -> str:
     return ", ".join([row] * size)
 
 
+def _value(name: str, source: str) -> str:
+    """What to write of the value in `source`, for the column `name`."""
+    absent = STANDS_FOR_NULL.get(name)
+    if absent is None:
+        return source
+    return f"NULLIF({source}, {absent})" if absent == NO_TIME else f"NULLIF({source}, x'')"
+
+
 def _insertion(size: int) -> str:
+    values = ", ".join(_value(name, f"column{n}") for n, name in enumerate(ALL, start=1))
     return (
         f"INSERT INTO worker_jobs ({', '.join(ALL)}) "
-        f"SELECT * FROM (VALUES {_values(len(ALL), size)}) WHERE column1 IS NOT NULL"
+        f"SELECT {values} FROM (VALUES {_values(len(ALL), size)}) WHERE column1 > 0"
     )
 
 
 # A terminal state never changes: the guard is part of the statement that changes rows.
 def _change(size: int) -> str:
-    assignments = ", ".join(f"{name} = v.column{n}" for n, name in enumerate(CHANGING, start=2))
+    assignments = ", ".join(
+        f"{name} = {_value(name, f'v.column{n}')}" for n, name in enumerate(CHANGING, start=2)
+    )
     return (
         f"UPDATE worker_jobs SET {assignments} "
         f"FROM (VALUES {_values(1 + len(CHANGING), size)}) AS v "
@@ -55,7 +66,7 @@ def _in_sizes(statements: dict[int, str], rows: Sequence[Sequence[Any]]) -> Iter
         size = 1 << (len(part) - 1).bit_length()
         values = list(chain.from_iterable(part))
         if len(part) < size:
-            values += [None] * (len(part[0]) * (size - len(part)))
+            values += [0] * (len(part[0]) * (size - len(part)))
         yield statements[size], values
 
 
