@@ -255,6 +255,26 @@ async def test_anyio_works_inside_a_job() -> None:
             assert await (await runtime.enqueue(work)).result(timeout_s=5) == "cancelled"
 
 
+async def test_a_deadline_ends_with_its_job() -> None:
+    """The next job in the same slot, which has none, is not stopped by it."""
+
+    async def brief() -> None:
+        pass
+
+    async def long() -> str:
+        await asyncio.sleep(0.3)
+        return "not stopped"
+
+    async with running(brief, long, concurrency=1) as runtime:
+        first = await runtime.options(timeout_s=0.1).enqueue(brief)
+        second = await runtime.enqueue(long)
+        assert await second.result(timeout_s=5) == "not stopped"
+        assert first.state is State.COMPLETED
+        third = await runtime.options(timeout_s=0.1).enqueue(long)
+        assert await third.wait(timeout_s=5) is State.FAILED
+        assert third.info().reason is Reason.TIMEOUT
+
+
 @pytest.mark.both_loops
 async def test_a_job_that_cancels_its_own_asyncio_task_disturbs_no_other() -> None:
     async def cancel_and_wait() -> None:

@@ -123,14 +123,12 @@ def assemble(
 
 
 def _place(registry: TaskRegistry, executors: dict[str, Executor], *, is_plain: bool) -> None:
-    """Give each task its executor, and mark those whose attempts need nothing around the call;
-    `is_plain`: the runtime itself puts nothing there."""
+    """Give each task its executor, and mark those whose attempts need nothing around the call
+    but a deadline; `is_plain`: the runtime itself puts nothing there."""
     for task in registry:
         task.executor = executors[task.run_in]
         task.needs_context = task.needs_context or task.executor.needs_context
-        task.is_bare = (
-            is_plain and task.run_in == "loop" and not task.needs_context and task.timeout_s is None
-        )
+        task.is_bare = is_plain and task.run_in == "loop" and not task.needs_context
 
 
 def _table(settings: Settings, setup: SharedSetup | None) -> JobTable:

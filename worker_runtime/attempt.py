@@ -63,13 +63,10 @@ class Attempts:
                 job = slot.job
                 task = job.task
                 try:
-                    if (
-                        task.is_bare
-                        and job.options is None
-                        and job.kwargs is None
-                        and slot.stopped_by is None
-                    ):
+                    if task.is_bare and job.kwargs is None and slot.stopped_by is None:
                         # What LoopExecutor.start comes to when there is nothing to set up.
+                        if task.timeout_s is not None or job.options is not None:
+                            slot.began()
                         value = await task.fn(*job.args)  # type: ignore[misc]
                     else:
                         value = await self._run_dressed(slot)
@@ -104,8 +101,8 @@ class Attempts:
             if self._middleware:
                 return await self._wrapped(slot)
             return await job.task.executor.start(slot)
-        finally:  # the slot's next job has neither
-            slot.context = slot.deadline = None
+        finally:  # the slot's next job may have none
+            slot.context = None
 
     def _context_of(self, job: Job) -> JobContext:
         return JobContext(

@@ -1,7 +1,7 @@
 """While a slot is free and a job is due, start an attempt.
 
 Slots are resident: an asyncio task that attempts one job after another, because a task per job
-costs twice as much (docs/decisions/0003-resident-slots.md). A job must not notice. So a slot ends,
+costs twice as much (docs/decisions/0002-resident-slots.md). A job must not notice. So a slot ends,
 and another takes its place, when its job left context variables changed or a cancel pending.
 """
 
@@ -235,6 +235,7 @@ class Dispatcher:
         """Put `job` into the slot at `now` (monotonic): from here on it can be told to stop."""
         slot.job = job
         slot.began_at = now
+        slot.deadline = None
         slot.is_occupied = True
         job.state = RUNNING
         job.attempt += 1
