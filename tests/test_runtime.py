@@ -96,6 +96,8 @@ async def test_what_is_refused_leaves_no_trace(runtime: Runtime) -> None:
         await runtime.options(queue="moon").enqueue(double, 1)
     with pytest.raises(InvalidJob, match="must match"):
         await runtime.options(job_id="a b").enqueue(double, 1)
+    with pytest.raises(InvalidJob, match="must match"):
+        await runtime.options(job_id=["a"]).enqueue(double, 1)  # type: ignore[arg-type]
     assert (await runtime.list_jobs()).jobs == []
     assert runtime.queue_info("default").waiting == 0
 

@@ -121,7 +121,7 @@ class Acceptance:
         intake = self._intake
         try:
             if job is None:
-                return intake.accept(call.task, call.args, call.kwargs, wire=True), True
+                return intake.accept(call.task, call.args, call.kwargs, options), True
             if job.is_ended:
                 return job, False
             known = self._known_here(job, options)

@@ -72,12 +72,11 @@ class Intake:
         task: Callable[..., Any] | str,
         args: tuple[Any, ...],
         kwargs: dict[str, Any] | None,
-        *,
-        wire: bool = False,
+        options: EnqueueOptions = PLAIN,
     ) -> Job:
-        """Make and admit a job without options, or with `WIRE`: the usual ways in. Raises Refused.
+        """Make and admit a job at once: the usual ways in. Assumes `is_simple`. Raises Refused.
 
-        The same steps as `make`, `check_room` and `admit`, with what options may change left out.
+        The same steps as `make`, `check_room` and `admit`, with what is not simple left out.
         """
         try:
             definition = self._known[task]
@@ -86,7 +85,7 @@ class Intake:
         signature = definition.signature
         if args or kwargs or not signature.nothing_required:
             try:
-                args, named = signature.bind(args, kwargs, wire=wire)
+                args, named = signature.bind(args, kwargs, wire=options.wire)
             except InvalidArguments as error:
                 raise InvalidArguments(f"task {definition.name}: {error}") from None
         else:
@@ -95,12 +94,20 @@ class Intake:
         lane = self._lanes[queue]
         self._order = order = self._order + 1
         now = monotonic() + self._clock.offset_s
-        job_id = self._make_id(now)
+        job_id = self._make_id(now) if options.job_id is None else check_job_id(options.job_id)
         job = Job(job_id, definition, args, named, queue, definition.priority, order, now)
-        if wire:
-            job.must_encode = True
-        if lane.queue.waiting >= lane.capacity or self._is_limited or not self.is_open:
-            self.check_room(job, PLAIN)
+        if options is not PLAIN:
+            if options.priority is not None:
+                job.priority = options.priority
+            job.options = options.overrides
+            job.must_encode = options.must_encode
+        if (
+            lane.queue.waiting >= lane.capacity
+            or self._is_limited
+            or not self.is_open
+            or (job.options is not None and job.options.expires_at is not None)
+        ):
+            self.check_room(job, options)
         self._jobs[job_id] = job
         definition.tally.accepted += 1
         if self._subscriptions:
@@ -109,6 +116,18 @@ class Intake:
         if lane.busy < lane.concurrency:
             self._dispatcher.wake(lane)
         return job
+
+    def is_simple(self, options: EnqueueOptions) -> bool:
+        """Whether nothing has to be looked up before a job with these options is admitted, and it
+        can run as soon as it is."""
+        job_id = options.job_id
+        return (
+            (job_id is None or (isinstance(job_id, str) and job_id not in self._jobs))
+            and options.queue is None
+            and options.due_at is None
+            and options.unique is None
+            and not options.parents
+        )
 
     def make(
         self,

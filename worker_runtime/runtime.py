@@ -23,7 +23,6 @@ from worker_runtime.configured_enqueuer import ConfiguredEnqueuer
 from worker_runtime.cron import CronInfo, CronService
 from worker_runtime.dead_letters import RETRYABLE_STATES, BulkResult, DeadLetters
 from worker_runtime.enqueue import (
-    WIRE,
     Call,
     EnqueueOptions,
     Enqueuer,
@@ -256,8 +255,9 @@ class Runtime(Enqueuer):
         kwargs: dict[str, Any] | None = None,
     ) -> JobHandle[Any]:
         """`enqueue` for callers that hold the options and arguments as values."""
-        if options is WIRE and self._shared is None:  # nothing to decide: as in `enqueue`
-            job = self._intake.accept(task, args, kwargs, wire=True)
+        is_looked_up = options.job_id is not None and self._store is not None
+        if self._shared is None and not is_looked_up and self._intake.is_simple(options):
+            job = self._intake.accept(task, args, kwargs, options)
             if self._store is not None:
                 await self._acceptance.keep([job])
             return JobHandle(job, self)

@@ -20,28 +20,37 @@ BUCKETS_S = (1, 5, 10, 30, 60, 120, 300, 600, 1800, 3600)
 _ENDED = ("completed", "failed", "cancelled")
 
 
+class _Ends:
+    """How many operations ended in one way, and how long those took that had begun."""
+
+    __slots__ = ("counts", "seconds", "total")
+
+    def __init__(self) -> None:
+        self.total = 0
+        self.counts = [0] * (len(BUCKETS_S) + 1)
+        self.seconds = 0.0
+
+
 class OperationMetrics:
     """Labels come from the registered domains and the three ends of an operation."""
 
     def __init__(self, tasks: Sequence[TaskDefinition]) -> None:
         self._tasks = tasks
-        self._counts = {
-            (type_of(task.domain or task.name), status): [0] * (len(BUCKETS_S) + 1)
+        self._ends = {
+            (type_of(task.domain or task.name), status): _Ends()
             for task in tasks
             for status in _ENDED
         }
-        self._sums = dict.fromkeys(self._counts, 0.0)
-        self._totals = dict.fromkeys(self._counts, 0)
 
     def observe(self, operation_type: str, status: str, duration_s: float | None) -> None:
         """An operation has ended; None: it had not begun, and took no time."""
-        key = (operation_type, status)
-        if key not in self._counts:
+        ends = self._ends.get((operation_type, status))
+        if ends is None:
             return
-        self._totals[key] += 1
+        ends.total += 1
         if duration_s is not None:
-            self._counts[key][bisect_left(BUCKETS_S, duration_s)] += 1
-            self._sums[key] += duration_s
+            ends.counts[bisect_left(BUCKETS_S, duration_s)] += 1
+            ends.seconds += duration_s
 
     def collect(self, active: int) -> Iterable[Metric]:
         yield GaugeMetricFamily(
@@ -52,11 +61,11 @@ class OperationMetrics:
         durations = HistogramMetricFamily(
             "ktrdr_operation_duration_seconds", "How long operations took", labels=labels
         )
-        for key, counts in self._counts.items():
-            *at_most, count = accumulate(counts)
-            total.add_metric(key, self._totals[key])
+        for key, ends in self._ends.items():
+            *at_most, count = accumulate(ends.counts)
+            total.add_metric(key, ends.total)
             buckets = [(f"{float(b)}", float(n)) for b, n in zip(BUCKETS_S, at_most, strict=True)]
-            durations.add_metric(key, [*buckets, ("+Inf", float(count))], self._sums[key])
+            durations.add_metric(key, [*buckets, ("+Inf", float(count))], ends.seconds)
         yield total
         yield durations
         # The backend's own gauges: it fills them, a worker only has their names.

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import re
-import secrets
 import socket
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
@@ -182,7 +181,7 @@ class Operations:
         parent_id = None
         if is_agent(domain):
             parent_id, task_id = _parent_id(task_id), None
-        operation_id = task_id or f"{id_prefix(domain)}{secrets.token_hex(6)}"
+        operation_id = task_id or f"{id_prefix(domain)}{self._runtime.new_job_id()[-12:]}"
         is_known = task_id is not None and await self._is_kept(operation_id)
         current = self._current()
         if current is not None and not is_known:
