@@ -95,7 +95,11 @@ class Dispatcher:
 
     def wake(self, lane: Lane) -> None:
         """Start attempts while the lane has a free slot and a job is due."""
-        while lane.busy < lane.concurrency and (job := self._next(lane)) is not None:
+        queue = lane.queue
+        while queue.waiting and lane.busy < lane.concurrency:
+            job = self._next(lane)
+            if job is None:
+                return
             lane.busy += 1
             if lane.idle:
                 slot = lane.idle.pop()

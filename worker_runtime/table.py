@@ -108,7 +108,10 @@ class JobTable:
         if ttl_s is None:
             self._ended.append(job)
         else:
-            self._ended_by_ttl.setdefault(ttl_s, deque()).append(job)
+            line = self._ended_by_ttl.get(ttl_s)
+            if line is None:
+                line = self._ended_by_ttl[ttl_s] = deque()
+            line.append(job)
         if self._kept < self._history_count_max:
             self._kept += 1
         elif not self._ended_by_ttl:

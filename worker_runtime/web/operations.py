@@ -15,6 +15,7 @@ from functools import partial
 from typing import Any
 from urllib.parse import urlsplit
 
+import msgspec
 from aiohttp import web
 from prometheus_client import Metric
 
@@ -103,7 +104,11 @@ class Operations:
             ("POST", "/backend-shutdown", self._backend_stops),
         ]
         for domain, task in self._domains.items():
-            handlers.append(("POST", f"/{domain}/start", partial(self._start, domain, task)))
+            # Made once: what the job of an operation without a parent has of its own.
+            kept = JobOptions(
+                result_ttl_s=RESULT_TTL_S if task.result_ttl_s is None else task.result_ttl_s
+            )
+            handlers.append(("POST", f"/{domain}/start", partial(self._start, domain, task, kept)))
             handlers.append(("POST", f"/{domain}/resume", self._resume))
         paths = dict.fromkeys((*(path for _, path, _ in handlers), "/health", "/metrics"))
         return [
@@ -173,7 +178,9 @@ class Operations:
 
     # Start
 
-    async def _start(self, domain: str, task: TaskDefinition, request: web.Request) -> Any:
+    async def _start(
+        self, domain: str, task: TaskDefinition, kept: JobOptions, request: web.Request
+    ) -> Any:
         body = await self._body.read(request)
         task_id = body.get("task_id")
         if task_id is not None and not isinstance(task_id, str):
@@ -187,13 +194,9 @@ class Operations:
         if current is not None and not is_known:
             return busy(request, current, sum(1 for _ in self._active()))
         args, kwargs = self._shapes[task.name].arguments(body)
-        ttl_s = RESULT_TTL_S if task.result_ttl_s is None else task.result_ttl_s
-        options = EnqueueOptions(
-            job_id=operation_id,
-            overrides=JobOptions(result_ttl_s=ttl_s, label=parent_id),
-            must_encode=True,
-            wire=True,
-        )
+        if parent_id is not None:
+            kept = msgspec.structs.replace(kept, label=parent_id)
+        options = EnqueueOptions(operation_id, overrides=kept, must_encode=True, wire=True)
         if not is_known:  # there may be a wait for the store; nobody else starts meanwhile
             self._starting = operation_id
         try:

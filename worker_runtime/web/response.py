@@ -49,11 +49,12 @@ class FixedHeaders:
 class _Whole(web.Response):
     """Made as a copy of what a plain response consists of; its own headers only on demand."""
 
+    __slots__ = ("_fields", "_head", "_own_headers", "_writer")  # quicker to get at than a dict
+
     def __init__(
         self, body: bytes, fields: Mapping[str, str], head: bytes, kept: Mapping[str, Any]
     ) -> None:
         self.__dict__.update(kept)
-        self._kept = kept
         self._state = {}
         self._body: bytes = body
         self._fields = fields
@@ -67,6 +68,10 @@ class _Whole(web.Response):
         if self._own_headers is None:
             self._own_headers = CIMultiDict(self._fields)
         return self._own_headers
+
+    def set_status(self, status: int, reason: str | None = None) -> None:
+        self._own_headers = self._headers  # it is no longer what its head was made for
+        super().set_status(status, reason)
 
     async def prepare(self, request: web.BaseRequest) -> AbstractStreamWriter | None:
         if self._writer is None and not self._is_plain(request):
@@ -95,8 +100,6 @@ class _Whole(web.Response):
         """Whether aiohttp would write just these headers, and keep the connection."""
         if (
             self._own_headers is not None
-            or self._status is not self._kept["_status"]
-            or self._reason is not self._kept["_reason"]
             or self._keep_alive is not None
             or self._cookies
             or self._compression
