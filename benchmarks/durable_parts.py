@@ -7,7 +7,6 @@ python -m benchmarks.durable_parts recover PATH   print seconds and bytes that r
 from __future__ import annotations
 
 import asyncio
-import gc
 import itertools
 import os
 import sys
@@ -22,6 +21,7 @@ from aiohttp import web
 
 from benchmarks import serving
 from worker_runtime import Runtime, Settings, task
+from worker_runtime.server import set_collector
 from worker_runtime.stores.records import ALL, CHANGING
 from worker_runtime.stores.schema import open_writer
 from worker_runtime.web import build_app
@@ -85,8 +85,7 @@ def serve(url: str) -> None:
         runtime = Runtime([add], settings=settings)
         await runtime.start()
         made = build_app(runtime)
-        gc.collect()
-        gc.freeze()  # as server.py does
+        set_collector()
         return made
 
     serving.main(serving.aiohttp_app(app))

@@ -28,6 +28,7 @@ from pydantic import BaseModel
 
 from benchmarks import serving
 from worker_runtime import Runtime, Settings, task
+from worker_runtime.server import set_collector
 from worker_runtime.web import build_app
 
 NAP_S = 0.02
@@ -69,7 +70,9 @@ async def our_app() -> web.Application:
     )
     runtime = Runtime([noop, nap, operate, compute], settings=settings)
     await runtime.start()
-    return build_app(runtime)
+    app = build_app(runtime)
+    set_collector()
+    return app
 
 
 async def bare_app() -> web.Application:

@@ -131,7 +131,7 @@ def main(*, rounds: int = ROUNDS, seconds: float = SECONDS) -> str:
         )
     setting = (
         f"No-op task, {rounds} rounds in turns of {seconds:g} s, servers and client in a process "
-        "each, uvloop everywhere. "
+        "each, uvloop everywhere; ours sets the garbage collector as its server does. "
         f"{interpreter()}, "
         f"{versions('aiohttp', 'msgspec', 'uvloop', 'fastapi', 'pydantic', 'uvicorn')}. "
         f"{hardware()}."

@@ -24,6 +24,7 @@ from pydantic import BaseModel
 
 from benchmarks import serving
 from worker_runtime import Runtime, Settings, State, task
+from worker_runtime.server import set_collector
 from worker_runtime.web import build_app
 from worker_runtime.web.native_wire import BatchItem, JobDocument, NewJob
 from worker_runtime.web.sandbox import TaskAnswer, TaskRequest
@@ -93,7 +94,9 @@ async def our_app() -> web.Application:
     settings = Settings(queue_capacity=100_000)
     runtime = Runtime([sandbox_noop, noop], settings=settings)
     await runtime.start()
-    return build_app(runtime)
+    app = build_app(runtime)
+    set_collector()
+    return app
 
 
 class _Task(BaseModel):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import time
 from pathlib import Path
@@ -34,6 +35,12 @@ async def stubborn() -> None:
             await asyncio.sleep(3600)
         except asyncio.CancelledError:
             pass
+
+
+@task
+async def collector() -> tuple[int, int]:
+    """How many objects the garbage collector leaves alone, and when it looks at young ones."""
+    return gc.get_freeze_count(), gc.get_threshold()[0]
 
 
 @task

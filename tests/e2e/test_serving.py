@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import re
 import shutil
@@ -19,6 +20,7 @@ import psutil
 import pytest
 
 from tests.helpers import ROOT, eventually, free_port, start_server_process
+from worker_runtime import Runtime
 
 TARGET = "tests.e2e.served_tasks"
 
@@ -60,6 +62,20 @@ async def test_the_commands_it_prints_work_as_printed(env: dict[str, str]) -> No
         assert '"count_primes"' in outputs[1]
         assert '"add"' in outputs[2]
         assert await server.stop() == 0
+
+
+async def test_the_collector_is_set_in_a_process_of_our_own_only() -> None:
+    job = {"task": "collector"}
+    async with (
+        start_server_process(TARGET) as server,
+        aiohttp.ClientSession() as http,
+        http.post(f"{server.url}/v1/jobs?wait_s=20", json=job) as answer,
+    ):
+        frozen, young_max = (await answer.json())["result"]
+    assert (frozen > 10_000, young_max) == (True, 10_000)
+    before = gc.get_freeze_count(), gc.get_threshold()
+    async with Runtime([]):
+        assert (gc.get_freeze_count(), gc.get_threshold()) == before
 
 
 async def test_a_stopped_worker_leaves_no_child_process() -> None:
