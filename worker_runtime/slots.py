@@ -91,14 +91,10 @@ class Slot:
 
     def began(self) -> None:
         """The function is about to run, after a wait for its thread or child: its time starts."""
-        self.began_at = time.monotonic()
-        self.set_deadline()
-
-    def set_deadline(self) -> None:
-        job = self.job
-        timeout_s = job.task.timeout_s if job.options is None else timeout_of(job)
+        self.began_at = began_at = time.monotonic()
+        timeout_s = timeout_of(self.job)
         if timeout_s is not None and self.stopped_by is None:
-            self.deadline = deadline = self.began_at + timeout_s
+            self.deadline = deadline = began_at + timeout_s
             self.watch(deadline)
 
     def interrupt(self) -> None:

@@ -229,7 +229,7 @@ class Operations:
         """Count the operation as this worker's until it ends, and note its end."""
         self._live[job.id] = job
         try:
-            self._runtime.wait(job).add_done_callback(lambda ended: self._ended(job, ended))
+            self._runtime.wait(job).add_done_callback(partial(self._ended, job))
         except Unavailable as error:  # it is accepted all the same; only its end goes unnoticed
             logger.warning("operation %s is not watched: %s", job.id, error)
 
@@ -265,7 +265,10 @@ class Operations:
     def _current(self) -> str | None:
         """The newest operation that this worker is busy with. One whose work has not noticed its
         cancel yet counts: another beside it would be a second one."""
-        newest = max(self._active(), key=lambda job: job.order, default=None)
+        newest = None
+        for job in self._active():
+            if newest is None or job.order > newest.order:
+                newest = job
         return self._starting if newest is None else newest.id
 
     async def _is_kept(self, operation_id: str) -> bool:
