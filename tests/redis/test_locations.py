@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import socket
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -168,7 +169,17 @@ async def test_sentinel_finds_the_master_also_after_a_failover(
 
 def _low_port() -> int:
     """A cluster's nodes talk to each other on the port 10,000 above."""
-    return next(port for port in iter(free_port, 0) if port < 55_000)
+    ports = iter(free_port, 0)
+    return next(port for port in ports if port < 55_000 and _is_free(port + 10_000))
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket() as probe:
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+        return True
 
 
 async def test_a_cluster_is_refused(own_server: Any, monkeypatch: pytest.MonkeyPatch) -> None:
