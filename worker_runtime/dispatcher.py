@@ -95,11 +95,7 @@ class Dispatcher:
 
     def wake(self, lane: Lane) -> None:
         """Start attempts while the lane has a free slot and a job is due."""
-        queue = lane.queue
-        while queue.waiting and lane.busy < lane.concurrency:
-            job = self._next(lane)
-            if job is None:
-                return
+        while lane.busy < lane.concurrency and (job := self._next(lane)) is not None:
             lane.busy += 1
             if lane.idle:
                 slot = lane.idle.pop()

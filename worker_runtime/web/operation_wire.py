@@ -7,12 +7,9 @@ from typing import Any
 
 from aiohttp import hdrs, web
 
-from worker_runtime.web.response import FixedHeaders
-from worker_runtime.web.wire import Rejection, encode_json
+from worker_runtime.web.wire import OPEN_JSON_HEADERS, Rejection, encode_json
 
 BUSY_RETRY_AFTER_S = 5
-
-_PLAIN = FixedHeaders({"Content-Type": "application/json", "Access-Control-Allow-Origin": "*"})
 
 Handler = Callable[[web.Request], Awaitable[Any]]
 
@@ -110,7 +107,7 @@ def json_answer(
     headers: Mapping[str, str] | None = None,
 ) -> web.Response:
     if headers is None and hdrs.ORIGIN not in request.headers:
-        return _PLAIN.respond(encode_json(document), status)
+        return OPEN_JSON_HEADERS.respond(encode_json(document), status)
     return web.Response(
         body=encode_json(document),
         status=status,

@@ -28,15 +28,13 @@ from worker_runtime.queue_control import QueueInfo
 from worker_runtime.runtime import Runtime
 from worker_runtime.settings import Settings
 from worker_runtime.task import TaskDefinition
-from worker_runtime.web.response import FixedHeaders
 from worker_runtime.web.sandbox_metrics import SandboxMetrics
 from worker_runtime.web.waits import JobWaits
 from worker_runtime.web.wire import (
+    OPEN_JSON_HEADERS,
     Body,
     Rejection,
-    body_at_hand,
     encode_json,
-    read_body,
     rejection_of,
 )
 
@@ -51,7 +49,6 @@ _CORS = {
     "Access-Control-Allow-Methods": "GET, POST, PUT, OPTIONS",
     "Access-Control-Allow-Headers": "Content-Type, Authorization",
 }
-_JSON = FixedHeaders({"Content-Type": "application/json", "Access-Control-Allow-Origin": "*"})
 
 # The contract words these two itself; every other refusal speaks for itself.
 _ERRORS = {
@@ -103,8 +100,7 @@ class Sandbox:
         self._worker = settings.name
         self._color = settings.color
         self._ids = JobIds()
-        self._bytes_max = settings.payload_bytes_max
-        self._body: Body[TaskRequest] = Body(TaskRequest, bytes_max=self._bytes_max)
+        self._body: Body[TaskRequest] = Body(TaskRequest, bytes_max=settings.payload_bytes_max)
         self._config_body: Body[dict[str, Any]] = Body(
             dict[str, Any], bytes_max=min(_CONFIG_BYTES_MAX, settings.payload_bytes_max)
         )
@@ -184,10 +180,7 @@ class Sandbox:
 
     async def _run(self, request: web.Request) -> web.Response:
         try:
-            data = body_at_hand(request, self._bytes_max)
-            if data is None:
-                data = await read_body(request, self._bytes_max)
-            call = self._body.decode(data)
+            call = await self._body.read_as_json(request)
             if self._misfit is not None:
                 raise Rejection(422, "invalid_arguments", self._misfit)
             label = self._ids.make(time.time()) if call.id is None else call.id
@@ -227,7 +220,7 @@ class Sandbox:
             detail = f"the result cannot be encoded as JSON: {str(error)[:300]}"
             raise Rejection(500, "unencodable", detail) from None
         self._metrics.count("success")
-        return _JSON.respond(body)
+        return OPEN_JSON_HEADERS.respond(body)
 
     # /status and /config
 
@@ -288,7 +281,7 @@ def _load_word(queue: QueueInfo) -> str:
 
 
 def _json(document: Any) -> web.Response:
-    return _JSON.respond(encode_json(document))
+    return OPEN_JSON_HEADERS.respond(encode_json(document))
 
 
 def _misfit(task: TaskDefinition) -> str | None:

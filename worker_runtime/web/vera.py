@@ -25,12 +25,12 @@ from worker_runtime.resources import gpu
 from worker_runtime.runtime import Runtime
 from worker_runtime.settings import Settings
 from worker_runtime.task import JobOptions
-from worker_runtime.web.response import FixedHeaders
 from worker_runtime.web.vera_log import TaskLog
 from worker_runtime.web.vera_metrics import VeraMetrics
 from worker_runtime.web.vera_request import FieldErrors, Submission, field_error, read_submission
 from worker_runtime.web.waits import JobWaits
 from worker_runtime.web.wire import (
+    JSON_HEADERS,
     Body,
     Rejection,
     encode_json,
@@ -40,9 +40,6 @@ from worker_runtime.web.wire import (
 
 EXECUTE_TIMEOUT_S = 300.0
 _EXECUTE_TIMEOUT_MAX_S = 86_400.0
-
-# Made once: a response that has to work its headers out costs as much as a small job.
-_JSON = FixedHeaders({"Content-Type": "application/json"})
 
 _PRIORITIES = {priority.name.lower(): priority for priority in Priority}
 
@@ -371,4 +368,4 @@ def _record(job: Job) -> TaskRecord:
 
 
 def _json(document: Any) -> web.Response:
-    return _JSON.respond(encode_json(document))
+    return JSON_HEADERS.respond(encode_json(document))

@@ -38,8 +38,9 @@ _MSGPACK_TYPES = frozenset({MSGPACK_TYPE, "application/x-msgpack", "application/
 encode_json = msgspec.json.Encoder().encode
 encode_msgpack = msgspec.msgpack.Encoder().encode
 
-_JSON = FixedHeaders({"Content-Type": JSON_TYPE})
-_MSGPACK = FixedHeaders({"Content-Type": MSGPACK_TYPE})
+JSON_HEADERS = FixedHeaders({"Content-Type": JSON_TYPE})
+OPEN_JSON_HEADERS = FixedHeaders({"Content-Type": JSON_TYPE, "Access-Control-Allow-Origin": "*"})
+_MSGPACK_HEADERS = FixedHeaders({"Content-Type": MSGPACK_TYPE})
 
 
 class Rejection(Exception):
@@ -195,25 +196,15 @@ def _check_token(request: web.BaseRequest, expected: bytes) -> None:
 # In
 
 
-def body_at_hand(request: web.BaseRequest, bytes_max: int) -> bytes | None:
-    """The whole body if it has arrived with the headers, as small ones do; None where it has to be
-    waited for. Raises Rejection (413)."""
-    content = request.content
-    if not content.is_eof():
-        return None
-    body = content.read_nowait()
-    if len(body) > bytes_max:
-        raise _too_large(bytes_max)
-    return body
-
-
 async def read_body(request: web.BaseRequest, bytes_max: int) -> bytes:
     """The whole body, chunked or not. Raises Rejection: 413 above `bytes_max`, 408 when it takes
     longer than `BODY_TIMEOUT_S` to arrive (aiohttp itself would wait for ever)."""
-    body = body_at_hand(request, bytes_max)
-    if body is not None:
-        return body
     content = request.content
+    if content.is_eof():  # it has arrived with the headers, as small ones do
+        body = content.read_nowait()
+        if len(body) > bytes_max:
+            raise _too_large(bytes_max)
+        return body
     if (request.content_length or 0) > bytes_max:
         raise _too_large(bytes_max)
     parts: list[bytes] = []
@@ -283,10 +274,7 @@ class Body(Generic[T]):
         """The request's body by its Content-Type. Raises Rejection: 400 malformed or too deep, 408,
         413, 415, 422 for values of a wrong type."""
         packed = is_msgpack(request)
-        data = body_at_hand(request, self._bytes_max)
-        if data is None:  # a coroutine less for small bodies
-            data = await read_body(request, self._bytes_max)
-        return self.decode(data, packed=packed)
+        return self.decode(await read_body(request, self._bytes_max), packed=packed)
 
     async def read_as_json(self, request: web.BaseRequest) -> T:
         """The request's body as JSON, whatever its Content-Type says. Raises as `read` does."""
@@ -362,7 +350,7 @@ def answer(
     packed = wants_msgpack(request)
     body = encode_msgpack(value) if packed else encode_json(value)
     if headers is None:
-        return (_MSGPACK if packed else _JSON).respond(body, status)
+        return (_MSGPACK_HEADERS if packed else JSON_HEADERS).respond(body, status)
     kind = MSGPACK_TYPE if packed else JSON_TYPE
     return web.Response(body=body, status=status, headers=headers, content_type=kind)
 
