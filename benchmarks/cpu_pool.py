@@ -24,11 +24,11 @@ import uvloop
 from benchmarks import cpu_tasks
 from benchmarks.report import in_turns, rate, ratio, table, versions
 from worker_runtime import JobContext, Runtime, Settings
-from worker_runtime.context import JobContext as Context
-from worker_runtime.executors.process import ProcessExecutor
-from worker_runtime.job import Job, StopReason
+from worker_runtime.executors.process.parent.pool import ProcessExecutor
+from worker_runtime.model.context import JobContext as Context
+from worker_runtime.model.job import Job, StopReason
+from worker_runtime.model.tasks.definition import TaskDefinition, define, task
 from worker_runtime.settings import ProcessSettings
-from worker_runtime.task import TaskDefinition, define, task
 
 CHILDREN = 2
 NOOPS = 10_000

@@ -21,9 +21,9 @@ from aiohttp import web
 
 from benchmarks import serving
 from worker_runtime import Runtime, Settings, task
-from worker_runtime.server import set_collector
-from worker_runtime.stores.records import ALL, CHANGING
-from worker_runtime.stores.schema import open_writer
+from worker_runtime.standalone.server import set_collector
+from worker_runtime.stores.sqlite.file.schema import open_writer
+from worker_runtime.stores.sqlite.rows import ALL, CHANGING
 from worker_runtime.web import build_app
 
 _INSERT = f"INSERT INTO worker_jobs ({', '.join(ALL)}) VALUES ({', '.join('?' * len(ALL))})"

@@ -28,7 +28,7 @@ from pydantic import BaseModel
 
 from benchmarks import serving
 from worker_runtime import Runtime, Settings, task
-from worker_runtime.server import set_collector
+from worker_runtime.standalone.server import set_collector
 from worker_runtime.web import build_app
 
 NAP_S = 0.02

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import itertools
 
-from worker_runtime.job import Job, Priority
-from worker_runtime.task import JobOptions, TaskDefinition, define
+from worker_runtime.model.job import Job, Priority
+from worker_runtime.model.tasks.definition import JobOptions, TaskDefinition, define
 
 _orders = itertools.count(1)
 

@@ -8,7 +8,7 @@ import pytest
 from click.testing import CliRunner
 
 from worker_runtime import Runtime, Settings, __version__
-from worker_runtime import cli as command_line
+from worker_runtime.cli import commands as command_line
 from worker_runtime.cli import main
 
 
@@ -60,9 +60,9 @@ class Served:
 @pytest.fixture
 def served(monkeypatch: pytest.MonkeyPatch) -> Served:
     served = Served()
-    monkeypatch.setattr("worker_runtime.server.serve", served.serve)
-    monkeypatch.setattr("worker_runtime.server.leave", lambda code: None)
-    monkeypatch.setattr("worker_runtime.log_setup.configure_logging", lambda *_: None)
+    monkeypatch.setattr("worker_runtime.standalone.server.serve", served.serve)
+    monkeypatch.setattr("worker_runtime.standalone.server.leave", lambda code: None)
+    monkeypatch.setattr("worker_runtime.standalone.log_setup.configure_logging", lambda *_: None)
     return served
 
 
@@ -170,7 +170,7 @@ def test_an_unexpected_error_is_logged_and_ends_with_one(
     monkeypatch: pytest.MonkeyPatch, served: Served, caplog: pytest.LogCaptureFixture
 ) -> None:
     codes: list[int] = []
-    monkeypatch.setattr("worker_runtime.server.leave", codes.append)
+    monkeypatch.setattr("worker_runtime.standalone.server.leave", codes.append)
     monkeypatch.setattr(command_line, "_run", lambda *_, **__: 1 / 0)
     invoke("run")
     assert codes == [1]

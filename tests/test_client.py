@@ -30,9 +30,9 @@ from worker_runtime import (
     UnknownTask,
     task,
 )
-from worker_runtime.blocking_client import BlockingClient
 from worker_runtime.client import Client, Retries, WorkerUnreachable
-from worker_runtime.client_wire import RequestFailed
+from worker_runtime.client.answers import RequestFailed
+from worker_runtime.client.blocking import BlockingClient
 
 IMPATIENT = Retries(attempts=4, delay_s=0.01, delay_max_s=0.05)
 ran: list[int] = []

@@ -8,8 +8,8 @@ import pytest
 
 from tests.jobs import make_job
 from worker_runtime import JobContext, JobInterrupted
-from worker_runtime.context import METRICS_KEPT_MAX, STEP_CHARS_MAX, RecordReporter
-from worker_runtime.job import Job, Progress
+from worker_runtime.model.context import METRICS_KEPT_MAX, STEP_CHARS_MAX, RecordReporter
+from worker_runtime.model.job import Job, Progress
 
 
 def make_context() -> tuple[JobContext, Job]:

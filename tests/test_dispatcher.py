@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-import worker_runtime.dispatcher
+import worker_runtime.engine.dispatcher
 from tests.helpers import eventually
 from worker_runtime import (
     Event,
@@ -181,7 +181,7 @@ async def test_delayed_jobs_start_in_order_of_their_due_time_and_not_before() ->
 
 
 async def test_a_clock_set_forward_makes_delayed_jobs_due(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(worker_runtime.dispatcher, "_TIMER_MAX_S", 0.02)
+    monkeypatch.setattr(worker_runtime.engine.dispatcher, "_TIMER_MAX_S", 0.02)
     real, step_s = time.time, 0.0
     monkeypatch.setattr(time, "time", lambda: real() + step_s)
     recorder = Recorder()

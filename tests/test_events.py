@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from worker_runtime import Event, Missed, Reason, Runtime, Settings, State, call
-from worker_runtime.events import BUFFER_MAX
+from worker_runtime.engine.events import BUFFER_MAX
 
 
 async def work(n: int = 0) -> int:

@@ -21,7 +21,7 @@ from worker_runtime import (
     State,
     task,
 )
-from worker_runtime.enqueue import EnqueueOptions
+from worker_runtime.acceptance.options import EnqueueOptions
 from worker_runtime.errors import ChildCrashed, RemoteFailure
 
 WIRE = EnqueueOptions(must_encode=True)

@@ -19,7 +19,7 @@ from tests.contract.fleet_worker import Worker, serving
 from tests.helpers import eventually, free_port
 from worker_runtime import JobContext, task
 from worker_runtime.fleet import Fleet, FleetError, FleetSettings
-from worker_runtime.fleet_members import (
+from worker_runtime.fleet.members import (
     Chooser,
     CompletedOperation,
     Load,
@@ -28,7 +28,7 @@ from worker_runtime.fleet_members import (
     Registration,
     Status,
 )
-from worker_runtime.fleet_routes import mount
+from worker_runtime.fleet.routes import mount
 
 QUICK = FleetSettings(check_every_s=0.05, check_timeout_s=0.5, request_timeout_s=2.0)
 go_on = threading.Event()

@@ -22,8 +22,8 @@ from worker_runtime import (
     State,
     task,
 )
-from worker_runtime.limits import LimitedQueue, Limits
-from worker_runtime.task import JobOptions
+from worker_runtime.engine.lines.limits import LimitedQueue, Limits
+from worker_runtime.model.tasks.definition import JobOptions
 
 
 class Crowd:

@@ -7,7 +7,7 @@ import socket
 import pytest
 
 from worker_runtime import ConfigurationError, Settings
-from worker_runtime.listening import bind, check_exposure, local_url_of, url_of
+from worker_runtime.standalone.listening import bind, check_exposure, local_url_of, url_of
 
 
 def test_port_zero_takes_one_free_port_for_all_addresses() -> None:

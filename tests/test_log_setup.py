@@ -10,11 +10,11 @@ import msgspec
 import pytest
 
 from tests.helpers import ROOT
-from worker_runtime.log_setup import JsonFormatter
+from worker_runtime.standalone.log_setup import JsonFormatter
 
 SCRIPT = """
 import logging, sys
-from worker_runtime.log_setup import configure_logging, log_now
+from worker_runtime.standalone.log_setup import configure_logging, log_now
 configure_logging({level!r}, {style!r})
 logger = logging.getLogger("app")
 logger.debug("quiet")

@@ -10,8 +10,8 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from tests.jobs import make_job
 from worker_runtime import Priority
-from worker_runtime.job import Job
-from worker_runtime.priority_queue import AgingQueue, PriorityQueue
+from worker_runtime.engine.lines.priority_queue import AgingQueue, PriorityQueue
+from worker_runtime.model.job import Job
 
 
 def popped(queue: PriorityQueue) -> list[Job]:

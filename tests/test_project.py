@@ -44,9 +44,9 @@ def test_the_public_names_exist_sorted_and_documented() -> None:
     ("module", "needless"),
     [
         ("worker_runtime", {"aiohttp", "click", "prometheus_client", "rich", "watchfiles"}),
-        ("worker_runtime.health_check", {"aiohttp", "click", "prometheus_client"}),
+        ("worker_runtime.standalone.health_check", {"aiohttp", "click", "prometheus_client"}),
         ("worker_runtime.cli", {"aiohttp", "prometheus_client", "rich", "watchfiles"}),
-        ("worker_runtime.server", {"rich", "watchfiles"}),
+        ("worker_runtime.standalone.server", {"rich", "watchfiles"}),
     ],
 )
 def test_without_the_extras_everything_else_works_and_imports_no_more_than_it_needs(

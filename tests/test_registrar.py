@@ -16,8 +16,8 @@ from aiohttp import web
 from tests.contract.fleet_worker import serving
 from tests.helpers import eventually, free_port
 from worker_runtime import JobContext, task
-from worker_runtime.registrar import Identity, Registrar, RegistrarTimes
 from worker_runtime.settings import base_url
+from worker_runtime.web.operations.registrar import Identity, Registrar, RegistrarTimes
 
 QUICK = RegistrarTimes(
     request_timeout_s=0.5,

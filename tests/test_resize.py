@@ -19,7 +19,7 @@ from worker_runtime import (
     call,
     task,
 )
-from worker_runtime.enqueue import WIRE, EnqueueOptions
+from worker_runtime.acceptance.options import WIRE, EnqueueOptions
 
 
 @task

@@ -16,10 +16,10 @@ import pytest
 from tests.contract.fleet_worker import serving
 from tests.helpers import eventually
 from worker_runtime import Overloaded, QueueFull, Runtime, Settings, task
-from worker_runtime.cgroup import CgroupV1, CgroupV2, find_cgroup
-from worker_runtime.forecast import Forecast
-from worker_runtime.overload import Gate, OverloadControl
-from worker_runtime.resources import Resources, ResourceSample, capabilities, gpu
+from worker_runtime.services.cgroup import CgroupV1, CgroupV2, find_cgroup
+from worker_runtime.services.forecast import Forecast
+from worker_runtime.services.overload import Gate, OverloadControl
+from worker_runtime.services.resources import Resources, ResourceSample, capabilities, gpu
 
 GIB = 1 << 30
 

@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from worker_runtime import ConfigurationError, InvalidArguments, JobContext
-from worker_runtime.signature import Signature
+from worker_runtime.model.tasks.signature import Signature
 
 if TYPE_CHECKING:
     from decimal import Decimal as OnlyForTheTypeChecker

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from worker_runtime import ConfigurationError, Runtime, Settings
-from worker_runtime.target import load_runtime
+from worker_runtime.standalone.target import load_runtime
 
 WriteModule = Callable[[str], str]
 

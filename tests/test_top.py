@@ -15,8 +15,8 @@ from tests.helpers import ROOT, free_port
 from tests.test_fleet import running, stand_in
 from worker_runtime import task
 from worker_runtime.fleet import Fleet, FleetSettings
-from worker_runtime.fleet_members import Registration
-from worker_runtime.fleet_routes import mount
+from worker_runtime.fleet.members import Registration
+from worker_runtime.fleet.routes import mount
 
 
 @task

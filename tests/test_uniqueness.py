@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from worker_runtime import InvalidJob, JobInfo, Runtime, State, call, task
-from worker_runtime.enqueue import enqueue_options
+from worker_runtime.acceptance.options import enqueue_options
 
 Start = Callable[..., Runtime]
 

@@ -11,10 +11,13 @@ async with Runtime([greet]) as runtime:
     print(await job.result(timeout_s=5))
 """
 
-from worker_runtime.context import JobContext
-from worker_runtime.cron import CronInfo, cron
-from worker_runtime.dead_letters import BulkResult
-from worker_runtime.enqueue import Call, call, step
+from worker_runtime.acceptance.handle import JobHandle, WorkflowHandle
+from worker_runtime.acceptance.options import Call, call, step
+from worker_runtime.acceptance.transaction import Transaction
+from worker_runtime.control.ended_jobs import BulkResult
+from worker_runtime.control.inspection import AttemptInfo, JobDetail, JobPage
+from worker_runtime.control.queues import QueueInfo
+from worker_runtime.engine.events import Event, Missed, Subscription
 from worker_runtime.errors import (
     ConfigurationError,
     InvalidArguments,
@@ -39,15 +42,12 @@ from worker_runtime.errors import (
     UnknownTask,
     WorkerRuntimeError,
 )
-from worker_runtime.events import Event, Missed, Subscription
-from worker_runtime.handle import JobHandle, WorkflowHandle
-from worker_runtime.inspection import AttemptInfo, JobDetail, JobPage
-from worker_runtime.job import JobInfo, Priority, ProgressInfo, Reason, State
-from worker_runtime.queue_control import QueueInfo
+from worker_runtime.model.context import JobContext
+from worker_runtime.model.job import JobInfo, Priority, ProgressInfo, Reason, State
+from worker_runtime.model.tasks.definition import Limit, Retry, task
 from worker_runtime.runtime import Runtime
+from worker_runtime.services.cron import CronInfo, cron
 from worker_runtime.settings import QueueSettings, Settings
-from worker_runtime.task import Limit, Retry, task
-from worker_runtime.transaction import Transaction
 
 __version__ = "0.1.0"
 

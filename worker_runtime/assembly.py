@@ -8,34 +8,34 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from worker_runtime.attempt import Attempts, Middleware
-from worker_runtime.clock import Clock
-from worker_runtime.cron import Schedule, schedules_of
-from worker_runtime.dispatcher import Dispatcher
-from worker_runtime.draining import Draining
+from worker_runtime.acceptance.intake import Intake
+from worker_runtime.clock.wall import Clock
+from worker_runtime.engine.attempt import Attempts, Middleware
+from worker_runtime.engine.dispatcher import Dispatcher
+from worker_runtime.engine.draining import Draining
+from worker_runtime.engine.events import EventHub
+from worker_runtime.engine.finisher import Finisher
+from worker_runtime.engine.held import HeldJobs
+from worker_runtime.engine.lines.limits import LimitedQueue, Limits
+from worker_runtime.engine.lines.priority_queue import AgingQueue, PriorityQueue
+from worker_runtime.engine.slots import Lane
+from worker_runtime.engine.table import JobTable
 from worker_runtime.errors import ConfigurationError
-from worker_runtime.events import EventHub
 from worker_runtime.executors import Executor
-from worker_runtime.executors.local import LoopExecutor, ThreadExecutor
-from worker_runtime.executors.process import ProcessExecutor
-from worker_runtime.finisher import Finisher
-from worker_runtime.forecast import Forecast
-from worker_runtime.intake import Intake
-from worker_runtime.job import Job
-from worker_runtime.limits import LimitedQueue, Limits
-from worker_runtime.overload import OverloadControl
-from worker_runtime.priority_queue import AgingQueue, PriorityQueue
-from worker_runtime.registry import TaskRegistry, Tasks
-from worker_runtime.resources import Resources
+from worker_runtime.executors.process.parent.pool import ProcessExecutor
+from worker_runtime.executors.thread import LoopExecutor, ThreadExecutor
+from worker_runtime.model.job import Job
+from worker_runtime.model.tasks.registry import TaskRegistry, Tasks
+from worker_runtime.services.cron import Schedule, schedules_of
+from worker_runtime.services.forecast import Forecast
+from worker_runtime.services.overload import OverloadControl
+from worker_runtime.services.resources import Resources
 from worker_runtime.settings import QueueSettings, Settings
-from worker_runtime.slots import Lane
 from worker_runtime.stores import Store
-from worker_runtime.stores.sqlite import SqliteStore, SqliteStoreSettings, parse_url
-from worker_runtime.table import JobTable
-from worker_runtime.workflow import HeldJobs
+from worker_runtime.stores.sqlite.store import SqliteStore, SqliteStoreSettings, parse_url
 
 if TYPE_CHECKING:
-    from worker_runtime.shared import SharedQueues, SharedSetup
+    from worker_runtime.sharing.queues import SharedQueues, SharedSetup
 
 DEFAULT_QUEUE = "default"
 
@@ -244,13 +244,13 @@ def _shared_setup(settings: Settings) -> SharedSetup | None:
     """The setup of a Redis store; imported here, because its library is an extra."""
     if settings.store.partition("://")[0] not in ("redis", "rediss", "unix"):
         return None
-    from worker_runtime.shared import SharedSetup
+    from worker_runtime.sharing.queues import SharedSetup
 
     return SharedSetup.from_settings(settings)
 
 
 def _shared_queues(setup: SharedSetup, parts: Parts) -> SharedQueues:
-    from worker_runtime.shared import SharedQueues
+    from worker_runtime.sharing.queues import SharedQueues
 
     return SharedQueues(
         setup,

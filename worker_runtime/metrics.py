@@ -24,11 +24,11 @@ from prometheus_client.metrics_core import (
 from prometheus_client.registry import Collector, CollectorRegistry
 
 from worker_runtime import __version__
-from worker_runtime.executors.work import ChildState
-from worker_runtime.job import CANCELLED, COMPLETED, FAILED
+from worker_runtime.executors.process.parent.work import ChildState
+from worker_runtime.model.job import CANCELLED, COMPLETED, FAILED
+from worker_runtime.model.tally import DURATION_BUCKETS_S
+from worker_runtime.model.tasks.definition import TaskDefinition
 from worker_runtime.runtime import Runtime
-from worker_runtime.tally import DURATION_BUCKETS_S
-from worker_runtime.task import TaskDefinition
 
 CONTENT_TYPE = CONTENT_TYPE_PLAIN_0_0_4
 

@@ -14,15 +14,12 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from worker_runtime.acceptance import Acceptance
-from worker_runtime.assembly import assemble
-from worker_runtime.attempt import Middleware
-from worker_runtime.cancellation import Cancellation
-from worker_runtime.chain import enqueue_chain, find_chain
-from worker_runtime.configured_enqueuer import ConfiguredEnqueuer
-from worker_runtime.cron import CronInfo, CronService
-from worker_runtime.dead_letters import RETRYABLE_STATES, BulkResult, DeadLetters
-from worker_runtime.enqueue import (
+from worker_runtime.acceptance.chain import enqueue_chain, find_chain
+from worker_runtime.acceptance.configured_enqueuer import ConfiguredEnqueuer
+from worker_runtime.acceptance.handle import JobHandle, WorkflowHandle
+from worker_runtime.acceptance.intake import PLAIN
+from worker_runtime.acceptance.keeping import Acceptance
+from worker_runtime.acceptance.options import (
     Call,
     EnqueueOptions,
     Enqueuer,
@@ -30,10 +27,11 @@ from worker_runtime.enqueue import (
     enqueue_options,
     handles_in,
 )
-from worker_runtime.errors import ConfigurationError, WorkerRuntimeError
-from worker_runtime.events import Subscription
-from worker_runtime.handle import JobHandle, WorkflowHandle
-from worker_runtime.inspection import (
+from worker_runtime.acceptance.transaction import Transaction
+from worker_runtime.assembly import assemble
+from worker_runtime.control.cancellation import Cancellation
+from worker_runtime.control.ended_jobs import RETRYABLE_STATES, BulkResult, DeadLetters
+from worker_runtime.control.inspection import (
     Inspection,
     JobDetail,
     JobFilter,
@@ -41,20 +39,22 @@ from worker_runtime.inspection import (
     detail_of,
     states_of,
 )
-from worker_runtime.intake import PLAIN
-from worker_runtime.job import TERMINAL_STATES, Job, Priority, State
-from worker_runtime.queue_control import QueueControl, QueueInfo
-from worker_runtime.recovery import recover
-from worker_runtime.registry import Tasks
+from worker_runtime.control.queues import QueueControl, QueueInfo
+from worker_runtime.control.recovery import recover
+from worker_runtime.engine.attempt import Middleware
+from worker_runtime.engine.events import Subscription
+from worker_runtime.errors import ConfigurationError, WorkerRuntimeError
+from worker_runtime.model.job import TERMINAL_STATES, Job, Priority, State
+from worker_runtime.model.tasks.definition import Retry, TaskDefinition
+from worker_runtime.model.tasks.registry import Tasks
+from worker_runtime.services.cron import CronInfo, CronService
+from worker_runtime.services.watchdog import Watchdog
 from worker_runtime.settings import QueueSettings, Settings, checked
 from worker_runtime.stores import Archive
-from worker_runtime.stores.sqlite import SqliteStore
-from worker_runtime.task import Retry, TaskDefinition
-from worker_runtime.transaction import Transaction
-from worker_runtime.watchdog import Watchdog
+from worker_runtime.stores.sqlite.store import SqliteStore
 
 if TYPE_CHECKING:
-    from worker_runtime.shared import SharedSetup
+    from worker_runtime.sharing.queues import SharedSetup
 
 logger = logging.getLogger("worker_runtime")
 

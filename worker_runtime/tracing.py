@@ -9,9 +9,9 @@ from opentelemetry import trace
 from opentelemetry.trace import SpanKind, Status, StatusCode
 
 import worker_runtime
-from worker_runtime.attempt import Middleware
-from worker_runtime.context import JobContext
+from worker_runtime.engine.attempt import Middleware
 from worker_runtime.errors import RunAgain
+from worker_runtime.model.context import JobContext
 
 
 def tracing(tracer: trace.Tracer | None = None) -> Middleware:

@@ -12,7 +12,7 @@ import uvloop
 from measure import COUNT, PORT, SLOTS, VERB, begin, end, picked_up
 
 from worker_runtime.arq import RedisSettings, create_pool
-from worker_runtime.arq_worker import ArqWorker
+from worker_runtime.arq.worker import ArqWorker
 
 measure.waits_for_writes = True
 REDIS = RedisSettings(port=PORT)

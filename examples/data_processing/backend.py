@@ -8,8 +8,8 @@ import os
 from aiohttp import web
 
 from worker_runtime.fleet import Fleet, FleetSettings
-from worker_runtime.fleet_members import CompletedOperation
-from worker_runtime.fleet_routes import mount
+from worker_runtime.fleet.members import CompletedOperation
+from worker_runtime.fleet.routes import mount
 
 
 def note(ended: CompletedOperation) -> None:

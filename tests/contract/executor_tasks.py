@@ -7,8 +7,8 @@ import time
 from pathlib import Path
 from typing import NoReturn
 
-from worker_runtime.context import JobContext
 from worker_runtime.errors import RunAgain
+from worker_runtime.model.context import JobContext
 
 ERRORS: dict[str, type[BaseException]] = {
     "ValueError": ValueError,

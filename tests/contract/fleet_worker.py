@@ -11,8 +11,8 @@ from aiohttp import web
 
 from worker_runtime import Runtime, Settings
 from worker_runtime.web import build_app
-from worker_runtime.web.connection import Runner
-from worker_runtime.web.mount import tell_listening
+from worker_runtime.web.app import tell_listening
+from worker_runtime.web.wire.connection import Runner
 
 
 class Answer(NamedTuple):

@@ -22,11 +22,11 @@ from worker_runtime.errors import (
     RunAgain,
 )
 from worker_runtime.executors import Executor
-from worker_runtime.executors.local import LoopExecutor, ThreadExecutor
-from worker_runtime.executors.process import ProcessExecutor
-from worker_runtime.job import StopReason
+from worker_runtime.executors.process.parent.pool import ProcessExecutor
+from worker_runtime.executors.thread import LoopExecutor, ThreadExecutor
+from worker_runtime.model.job import StopReason
+from worker_runtime.model.tasks.definition import Retry, RunIn, TaskDefinition
 from worker_runtime.settings import ProcessSettings
-from worker_runtime.task import Retry, RunIn, TaskDefinition
 
 SIZE = 2
 SYNC: dict[str, Callable[..., Any]] = {

@@ -473,7 +473,7 @@ def test_domains_must_be_paths_and_different() -> None:
     @task(domain="twice")
     async def two() -> None: ...
 
-    from worker_runtime.web.operations import Operations
+    from worker_runtime.web.operations.dialect import Operations
 
     settings = Settings.from_environment({})
     for tasks, named in (([slash], "a/b"), ([one, two], "twice")):

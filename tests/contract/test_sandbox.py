@@ -16,8 +16,8 @@ from prometheus_client.parser import text_string_to_metric_families
 from tests.contract.fleet_worker import Answer, Worker, serving
 from tests.helpers import eventually
 from worker_runtime import State, task
-from worker_runtime.builtin_tasks import SimulatedTask
-from worker_runtime.web import sandbox
+from worker_runtime.web.sandbox import dialect as sandbox
+from worker_runtime.web.sandbox.simulated_task import SimulatedTask
 
 
 @task(name="task")

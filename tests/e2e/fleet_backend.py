@@ -7,7 +7,7 @@ import sys
 from aiohttp import web
 
 from worker_runtime.fleet import Fleet, FleetSettings
-from worker_runtime.fleet_routes import mount
+from worker_runtime.fleet.routes import mount
 
 
 async def ready(request: web.Request) -> web.Response:

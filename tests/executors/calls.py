@@ -12,12 +12,12 @@ from typing import Any
 import msgspec
 
 from tests.helpers import PATIENCE_S, eventually
-from worker_runtime.context import JobContext, RecordReporter
 from worker_runtime.executors import Executor
-from worker_runtime.executors.process import ProcessExecutor
-from worker_runtime.job import Job, StopReason
+from worker_runtime.executors.process.parent.pool import ProcessExecutor
+from worker_runtime.model.context import JobContext, RecordReporter
+from worker_runtime.model.job import Job, StopReason
+from worker_runtime.model.tasks.definition import JobOptions, RunIn, TaskDefinition, define
 from worker_runtime.settings import ProcessSettings
-from worker_runtime.task import JobOptions, RunIn, TaskDefinition, define
 
 _numbers = itertools.count(1)
 

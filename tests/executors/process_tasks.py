@@ -21,9 +21,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NoReturn
 
-from worker_runtime.context import JobContext
 from worker_runtime.errors import RunAgain
-from worker_runtime.task import task
+from worker_runtime.model.context import JobContext
+from worker_runtime.model.tasks.definition import task
 
 
 def add(a: int, b: int = 1) -> int:

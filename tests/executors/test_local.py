@@ -13,7 +13,7 @@ import pytest
 from tests.helpers import eventually
 from worker_runtime import JobContext, Runtime, Settings, call
 from worker_runtime.errors import ExecutorFull
-from worker_runtime.executors.local import ThreadExecutor
+from worker_runtime.executors.thread import ThreadExecutor
 
 
 @pytest.fixture

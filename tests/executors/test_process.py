@@ -23,10 +23,10 @@ from worker_runtime.errors import (
     RemoteFailure,
     RunAgain,
 )
-from worker_runtime.executors.process import ProcessExecutor
-from worker_runtime.job import StopReason
+from worker_runtime.executors.process.parent.pool import ProcessExecutor
+from worker_runtime.model.job import StopReason
+from worker_runtime.model.tasks.definition import Retry
 from worker_runtime.settings import ProcessSettings
-from worker_runtime.task import Retry
 
 pytestmark = pytest.mark.both_loops
 

@@ -22,9 +22,9 @@ from pathlib import Path
 from typing import Any
 
 from worker_runtime import JobContext, Retry, Runtime, Settings, UnknownJob, task
-from worker_runtime.handle import JobHandle
-from worker_runtime.stores import statements, writer
-from worker_runtime.stores.journal import Journal
+from worker_runtime.acceptance.handle import JobHandle
+from worker_runtime.stores.sqlite.file import statements, writer
+from worker_runtime.stores.sqlite.journal import Journal
 
 LEDGER_FD = 1
 CALLERS = 16

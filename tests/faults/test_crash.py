@@ -13,7 +13,7 @@ from tests.faults.crash import Crashes
 from tests.faults.crash_worker import BREAKS
 from tests.faults.ledger import Ledger
 from tests.helpers import ROOT
-from worker_runtime.stores.writer import EXIT_STATUS_FATAL
+from worker_runtime.stores.sqlite.file.writer import EXIT_STATUS_FATAL
 
 STRACE = shutil.which("strace")
 

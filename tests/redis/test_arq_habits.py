@@ -14,8 +14,9 @@ import pytest
 from tests.helpers import eventually
 from tests.redis.redis_server import RedisServer
 from tests.redis.test_arq_worker import Ctx, add, enqueue, working
-from worker_runtime import State, claimer
+from worker_runtime import State
 from worker_runtime.arq import Job, JobExecutionFailed, ResultNotFound, Retry, func
+from worker_runtime.sharing import claimer
 
 
 class Owned(Exception):

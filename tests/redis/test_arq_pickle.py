@@ -20,7 +20,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from worker_runtime.stores.arq_pickle import (
+from worker_runtime.stores.redis.wire.pickles import (
     Foreign,
     UnsafePickle,
     dumps_plain,

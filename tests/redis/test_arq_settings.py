@@ -10,8 +10,8 @@ import pytest
 
 from worker_runtime import ConfigurationError, task
 from worker_runtime.arq import RedisSettings, cron, func
-from worker_runtime.arq_cron import CronSchedule
-from worker_runtime.arq_settings import read_settings
+from worker_runtime.arq.cron import CronSchedule
+from worker_runtime.arq.settings import read_settings
 
 
 async def work(ctx: dict[str, Any]) -> None: ...

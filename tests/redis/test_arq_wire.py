@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from worker_runtime.errors import ConfigurationError
-from worker_runtime.stores.arq_wire import (
+from worker_runtime.stores.redis.wire.layout import (
     Unreadable,
     Wire,
     WireJob,

@@ -28,7 +28,7 @@ from worker_runtime.arq import (
     cron,
     func,
 )
-from worker_runtime.arq_worker import ArqWorker
+from worker_runtime.arq.worker import ArqWorker
 
 Ctx = dict[str, Any]
 

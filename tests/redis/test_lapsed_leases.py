@@ -16,10 +16,10 @@ from tests.helpers import eventually
 from tests.redis.redis_server import RedisServer
 from tests.redis.test_arq_worker import Ctx, enqueue, working
 from worker_runtime.arq import ArqRedis, RedisSettings, Retry, create_pool, func
-from worker_runtime.arq_worker import ArqWorker
-from worker_runtime.stores.redis_lease import Lease, LeaseKeeper
-from worker_runtime.stores.redis_link import RedisLocation
-from worker_runtime.stores.redis_outbox import Finish
+from worker_runtime.arq.worker import ArqWorker
+from worker_runtime.stores.redis.leases import Lease, LeaseKeeper
+from worker_runtime.stores.redis.location import RedisLocation
+from worker_runtime.stores.redis.outbox import Finish
 
 pytestmark = pytest.mark.timeout(90)
 # A claim is late after a quarter of it, which a busy machine may take for an answer without any

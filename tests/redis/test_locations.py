@@ -16,9 +16,9 @@ from tests.redis import redis_server
 from tests.redis.redis_server import RedisServer, redis_binary
 from worker_runtime import ConfigurationError, Runtime, task
 from worker_runtime.arq import RedisSettings, create_pool
-from worker_runtime.arq_worker import ArqWorker
-from worker_runtime.stores.redis import RedisStore
-from worker_runtime.stores.redis_link import RedisLocation, close_client
+from worker_runtime.arq.worker import ArqWorker
+from worker_runtime.stores.redis.location import RedisLocation, close_client
+from worker_runtime.stores.redis.store import RedisStore
 
 
 @task

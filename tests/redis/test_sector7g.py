@@ -17,7 +17,7 @@ from aiohttp.test_utils import TestClient, TestServer
 from tests.helpers import ROOT, eventually
 from tests.redis.redis_server import RedisServer
 from worker_runtime.arq import RedisSettings, create_pool
-from worker_runtime.arq_settings import read_settings
+from worker_runtime.arq.settings import read_settings
 
 QUEUES = ("inanimate_rod", "homer", "lenny", "carl", "charlie", "grimey")
 TARGET = ",".join(f"examples.sector7g.queues.{name}.WorkerSettings" for name in QUEUES)

@@ -35,8 +35,8 @@ from worker_runtime import (
     call,
     task,
 )
-from worker_runtime.enqueue import EnqueueOptions
-from worker_runtime.task import JobOptions
+from worker_runtime.acceptance.options import EnqueueOptions
+from worker_runtime.model.tasks.definition import JobOptions
 
 
 class Point(msgspec.Struct):

@@ -21,7 +21,7 @@ from tests.redis.arq_env import NEWEST, ask, start_arq_worker, start_our_worker
 from tests.redis.redis_server import RedisServer
 from worker_runtime import RunAgain, Runtime, Settings, State, task
 from worker_runtime.arq import RedisSettings, create_pool, func
-from worker_runtime.arq_worker import ArqWorker
+from worker_runtime.arq.worker import ArqWorker
 
 Start = Callable[..., subprocess.Popen[bytes]]
 

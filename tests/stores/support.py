@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from worker_runtime.job import (
+from worker_runtime.model.job import (
     COMPLETED,
     FAILED,
     RUNNING,
@@ -19,10 +19,10 @@ from worker_runtime.job import (
     Transition,
     with_ended_attempt,
 )
-from worker_runtime.registry import TaskRegistry
-from worker_runtime.stores.schema import Connect, connect_default
-from worker_runtime.stores.sqlite import SqliteStore, SqliteStoreSettings
-from worker_runtime.task import Retry, task
+from worker_runtime.model.tasks.definition import Retry, task
+from worker_runtime.model.tasks.registry import TaskRegistry
+from worker_runtime.stores.sqlite.file.schema import Connect, connect_default
+from worker_runtime.stores.sqlite.store import SqliteStore, SqliteStoreSettings
 
 
 @task

@@ -20,9 +20,9 @@ from tests.stores.support import (
     rows,
     started,
 )
-from worker_runtime.job import CANCELLED, FAILED, QUEUED, Failure, Job, Transition
-from worker_runtime.stores.archive import IDS_MAX
-from worker_runtime.stores.sqlite import SqliteStore
+from worker_runtime.model.job import CANCELLED, FAILED, QUEUED, Failure, Job, Transition
+from worker_runtime.stores.sqlite.archive import IDS_MAX
+from worker_runtime.stores.sqlite.store import SqliteStore
 
 
 async def ended(store: SqliteStore, job: Job, *, fails: bool = False) -> Job:
@@ -129,7 +129,7 @@ async def test_a_flood_is_pruned_while_the_store_is_busy(tmp_path: Path) -> None
 async def test_jobs_are_deleted_by_age_and_by_their_own_time_to_live(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("worker_runtime.stores.retention._AGE_INTERVAL_S", 0.01)
+    monkeypatch.setattr("worker_runtime.stores.sqlite.file.retention._AGE_INTERVAL_S", 0.01)
     store = make_store(tmp_path, kept_ttl_s=3600.0)
     await store.open()
     jobs = Jobs()

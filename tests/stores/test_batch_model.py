@@ -10,10 +10,10 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from worker_runtime.stores.batch import Batch
-from worker_runtime.stores.records import ALL, CHANGING, FIXED
-from worker_runtime.stores.schema import MIGRATIONS
-from worker_runtime.stores.statements import write
+from worker_runtime.stores.sqlite.batch import Batch
+from worker_runtime.stores.sqlite.file.schema import MIGRATIONS
+from worker_runtime.stores.sqlite.file.statements import write
+from worker_runtime.stores.sqlite.rows import ALL, CHANGING, FIXED
 
 PLACES = st.integers(1, 3)
 STEPS = st.lists(

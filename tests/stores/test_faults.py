@@ -24,8 +24,8 @@ from tests.stores.support import (
     started,
 )
 from worker_runtime.errors import JobConflict, StoreUnavailable
-from worker_runtime.job import Job
-from worker_runtime.stores.sqlite import SqliteStore
+from worker_runtime.model.job import Job
+from worker_runtime.stores.sqlite.store import SqliteStore
 
 
 async def opened(tmp_path: Path, faults: Faults, **settings: Any) -> SqliteStore:
@@ -132,7 +132,7 @@ async def test_what_memory_acknowledged_is_kept_through_a_full_disk(tmp_path: Pa
 async def test_closing_on_a_full_disk_ends_and_the_job_runs_again(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("worker_runtime.stores.sqlite._CLOSE_WITHIN_S", 0.2)
+    monkeypatch.setattr("worker_runtime.stores.sqlite.store._CLOSE_WITHIN_S", 0.2)
     faults = Faults()
     store = await opened(tmp_path, faults)
     job = Jobs().make()

@@ -14,8 +14,8 @@ import pytest
 from tests.helpers import ROOT
 from tests.stores.support import Jobs, kept, make_store, recovered
 from worker_runtime.errors import ConfigurationError
-from worker_runtime.stores.schema import MIGRATIONS, open_writer
-from worker_runtime.stores.sqlite import parse_url
+from worker_runtime.stores.sqlite.file.schema import MIGRATIONS, open_writer
+from worker_runtime.stores.sqlite.store import parse_url
 
 
 def test_a_url_names_a_path_and_an_ack_mode() -> None:
@@ -53,7 +53,9 @@ async def test_damage_that_only_the_recovery_meets_is_refused_the_same_way(
     whole = path.read_bytes()
     middle = len(whole) // 2 // 4096 * 4096
     path.write_bytes(whole[:middle] + b"\xff" * 4096 * 4 + whole[middle + 4096 * 4 :])
-    monkeypatch.setattr("worker_runtime.stores.schema._CHECKED_BYTES_MAX", 0)  # as a large file
+    monkeypatch.setattr(
+        "worker_runtime.stores.sqlite.file.schema._CHECKED_BYTES_MAX", 0
+    )  # as a large file
     store = make_store(tmp_path)
     with pytest.raises(ConfigurationError, match=r"damaged or not an SQLite file .* backup"):
         await store.open()
@@ -66,7 +68,7 @@ async def test_a_second_process_is_refused_and_told_who_holds_the_file(tmp_path:
     await store.open()
     code = (
         "import asyncio, sys\n"
-        "from worker_runtime.stores.sqlite import SqliteStore, SqliteStoreSettings\n"
+        "from worker_runtime.stores.sqlite.store import SqliteStore, SqliteStoreSettings\n"
         "asyncio.run(SqliteStore(SqliteStoreSettings(path=sys.argv[1])).open())\n"
     )
     second = subprocess.run(
@@ -140,7 +142,7 @@ def test_a_file_that_may_not_be_written_is_refused(directory_mode: int) -> None:
         directory.chmod(directory_mode)
         code = (
             "import os, sys\n"
-            "from worker_runtime.stores.schema import open_writer\n"
+            "from worker_runtime.stores.sqlite.file.schema import open_writer\n"
             "if os.geteuid() == 0: os.setuid(65534)\n"  # root may write everything
             "open_writer(sys.argv[1], is_durable=True)\n"
         )

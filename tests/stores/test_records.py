@@ -17,7 +17,7 @@ import pytest
 
 from tests.stores.support import registry
 from worker_runtime.errors import InvalidArguments, PayloadTooLarge, RemoteFailure
-from worker_runtime.job import (
+from worker_runtime.model.job import (
     ATTEMPTS_KEPT_MAX,
     COMPLETED,
     FAILED,
@@ -31,9 +31,12 @@ from worker_runtime.job import (
     Reason,
     Transition,
 )
-from worker_runtime.registry import TaskRegistry
-from worker_runtime.stores.exception_names import exception_class
-from worker_runtime.stores.records import (
+from worker_runtime.model.tasks.definition import JobOptions, Retry
+from worker_runtime.model.tasks.registry import TaskRegistry
+from worker_runtime.stores.sqlite.exception_names import exception_class
+from worker_runtime.stores.sqlite.file.schema import MIGRATIONS
+from worker_runtime.stores.sqlite.file.statements import insert
+from worker_runtime.stores.sqlite.rows import (
     ALL,
     STANDS_FOR_NULL,
     change_row,
@@ -42,9 +45,6 @@ from worker_runtime.stores.records import (
     encode_payload,
     new_row,
 )
-from worker_runtime.stores.schema import MIGRATIONS
-from worker_runtime.stores.statements import insert
-from worker_runtime.task import JobOptions, Retry
 
 
 class Colour(enum.Enum):

@@ -27,7 +27,7 @@ from tests.stores.support import (
     started,
 )
 from worker_runtime.errors import InvalidArguments, PayloadTooLarge, StoreUnavailable
-from worker_runtime.job import (
+from worker_runtime.model.job import (
     CANCELLED,
     COMPLETED,
     FAILED,
@@ -38,7 +38,7 @@ from worker_runtime.job import (
     Reason,
     Transition,
 )
-from worker_runtime.registry import TaskRegistry
+from worker_runtime.model.tasks.registry import TaskRegistry
 
 
 async def test_a_job_is_acknowledged_after_its_commit_and_not_before(tmp_path: Path) -> None:

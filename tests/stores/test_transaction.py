@@ -16,7 +16,7 @@ from worker_runtime.errors import (
     StoreUnavailable,
     TransactionExpired,
 )
-from worker_runtime.stores.sqlite import SqliteStore
+from worker_runtime.stores.sqlite.store import SqliteStore
 
 
 @pytest.fixture

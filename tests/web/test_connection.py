@@ -13,7 +13,7 @@ from aiohttp import web
 from tests.contract.fleet_worker import Worker, serving
 from worker_runtime import Runtime, Settings, task
 from worker_runtime.web import build_app
-from worker_runtime.web.connection import Runner
+from worker_runtime.web.wire.connection import Runner
 
 
 @task
@@ -122,7 +122,7 @@ async def test_a_client_that_goes_away_is_no_error(
 
 
 async def test_a_body_that_never_comes_is_408(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("worker_runtime.web.wire.BODY_TIMEOUT_S", 0.05)
+    monkeypatch.setattr("worker_runtime.web.wire.bodies.reading.BODY_TIMEOUT_S", 0.05)
     async with serving(add, dialects=("sandbox",)) as worker:
         host, _, port = worker.url.removeprefix("http://").partition(":")
         reader, writer = await asyncio.open_connection(host, int(port))

@@ -13,8 +13,8 @@ from aiohttp import web
 from tests.contract.fleet_worker import serving
 from worker_runtime import Runtime, Settings, task
 from worker_runtime.web import mount
-from worker_runtime.web.native import Native
-from worker_runtime.web.wire import Dialect
+from worker_runtime.web.native.dialect import Native
+from worker_runtime.web.wire.bodies.reading import Dialect
 
 TOKEN = "s3cret-ü"
 

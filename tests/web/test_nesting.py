@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from worker_runtime.web.nesting import is_json_deeper, is_msgpack_deeper
+from worker_runtime.web.wire.bodies.nesting import is_json_deeper, is_msgpack_deeper
 
 # Texts made of what could mislead a count of brackets.
 tricky = st.text(alphabet='[]{}"\\a,:', max_size=12)

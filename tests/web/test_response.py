@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from aiohttp import web
 
-from worker_runtime.web.response import FixedHeaders
+from worker_runtime.web.wire.bodies.response import FixedHeaders
 
 HEADERS = {"Content-Type": "application/json", "Access-Control-Allow-Origin": "*"}
 BODY = b'{"n": 1}'

@@ -12,9 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from worker_runtime import Runtime, errors, task
-from worker_runtime.web.query import number
-from worker_runtime.web.waits import JobWaits
-from worker_runtime.web.wire import (
+from worker_runtime.web.wire.bodies.reading import (
     Body,
     Rejection,
     is_msgpack,
@@ -22,6 +20,8 @@ from worker_runtime.web.wire import (
     rejection_of,
     wants_msgpack,
 )
+from worker_runtime.web.wire.query import number
+from worker_runtime.web.wire.waits import JobWaits
 
 
 class Point(msgspec.Struct, forbid_unknown_fields=True):

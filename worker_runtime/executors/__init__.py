@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Awaitable
 from typing import Any, Protocol
 
-from worker_runtime.context import JobContext
-from worker_runtime.job import Job, StopReason
+from worker_runtime.model.context import JobContext
+from worker_runtime.model.job import Job, StopReason
 
 
 class Call(Protocol):

@@ -10,8 +10,8 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any, Protocol, runtime_checkable
 
-from worker_runtime.job import Job, State, Transition
-from worker_runtime.task import TaskDefinition
+from worker_runtime.model.job import Job, State, Transition
+from worker_runtime.model.tasks.definition import TaskDefinition
 
 
 class Recorded(Protocol):

@@ -4,6 +4,6 @@ Every module here but `mount` and `wire` is one dialect, interchangeable behind 
 none imports another.
 """
 
-from worker_runtime.web.mount import build_app, mount
+from worker_runtime.web.app import build_app, mount
 
 __all__ = ["build_app", "mount"]

@@ -1,0 +1,1 @@
+"""A call becomes an accepted job, or is refused."""

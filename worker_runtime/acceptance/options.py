@@ -1,0 +1,291 @@
+"""How a call of a task is written down: typed by the task, apart from the options of its job."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Coroutine, Iterable, Sequence
+from datetime import datetime
+from typing import Any, Concatenate, Generic, ParamSpec, TypeVar, overload
+
+import msgspec
+
+from worker_runtime.acceptance.handle import JobHandle
+from worker_runtime.acceptance.unique_keys import Uniqueness
+from worker_runtime.errors import InvalidJob
+from worker_runtime.model.context import JobContext
+from worker_runtime.model.job import Job, Priority, State, no_priority
+from worker_runtime.model.tasks.definition import JobOptions, Retry
+
+P = ParamSpec("P")
+R = TypeVar("R")
+R_co = TypeVar("R_co", covariant=True)
+
+KEY_CHARS_MAX = 256
+LABEL_CHARS_MAX = 2000
+_DELAY_MAX_S = 10 * 365 * 86_400.0
+
+TaskRef = Callable[..., Any] | str
+
+
+class EnqueueOptions(msgspec.Struct, frozen=True):
+    """Where and when one job runs. None means: as its task says. `due_at` is Unix seconds.
+
+    `parents` are the jobs that `overrides.after` names. `must_encode`: the result will be read as
+    JSON or MessagePack. `wire`: the arguments were.
+    """
+
+    job_id: str | None = None
+    queue: str | None = None
+    priority: Priority | None = None
+    due_at: float | None = None
+    overrides: JobOptions | None = None
+    unique: Uniqueness | None = None
+    parents: tuple[Job, ...] = ()
+    must_encode: bool = False
+    wire: bool = False
+
+
+# A job as its task's policy says, called over a wire: what most jobs of an HTTP door are.
+WIRE = EnqueueOptions(must_encode=True, wire=True)
+
+
+class Call(Generic[R_co]):
+    """A task and its arguments, for `enqueue_many`. Make one with `call(...)`."""
+
+    __slots__ = ("args", "kwargs", "task")
+
+    def __init__(self, task: TaskRef, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        self.task = task
+        self.args = args
+        self.kwargs = kwargs
+
+
+@overload
+def call(
+    task: Callable[Concatenate[JobContext, P], Coroutine[Any, Any, R]],
+    /,
+    *args: P.args,
+    **kwargs: P.kwargs,
+) -> Call[R]: ...
+@overload
+def call(
+    task: Callable[P, Coroutine[Any, Any, R]], /, *args: P.args, **kwargs: P.kwargs
+) -> Call[R]: ...
+@overload
+def call(
+    task: Callable[Concatenate[JobContext, P], R], /, *args: P.args, **kwargs: P.kwargs
+) -> Call[R]: ...
+@overload
+def call(task: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> Call[R]: ...
+@overload
+def call(task: str, /, *args: Any, **kwargs: Any) -> Call[Any]: ...
+def call(task: TaskRef, /, *args: Any, **kwargs: Any) -> Call[Any]:
+    """The call `task(*args, **kwargs)`, not made yet."""
+    return Call(task, args, kwargs)
+
+
+def step(task: TaskRef, /, *args: Any, **kwargs: Any) -> Call[Any]:
+    """A call in a chain: it gets the result of the step before it as one more, first argument."""
+    return Call(task, args, kwargs)
+
+
+def calls_in(given: Iterable[Call[Any]]) -> list[Call[Any]]:
+    """The calls as a list. Raises InvalidJob where another thing stands in their place."""
+    calls = list(given) if isinstance(given, Iterable) else [given]
+    for one in calls:
+        if not isinstance(one, Call):
+            raise InvalidJob(f"give call(task, ...) or step(task, ...), not {one!r:.200}")
+    return calls
+
+
+def handles_in(given: Iterable[JobHandle[Any]]) -> tuple[JobHandle[Any], ...]:
+    """The handles as a tuple. Raises InvalidJob where another thing stands in their place."""
+    handles = tuple(given) if isinstance(given, Iterable) else (given,)
+    for one in handles:
+        if not isinstance(one, JobHandle):
+            raise InvalidJob(f"after must be handles of jobs, not {one!r:.200}")
+    return handles
+
+
+class Enqueuer:
+    """Turns calls into jobs. The task's arguments are the method's own: options never mix in."""
+
+    async def _enqueue(
+        self, task: TaskRef, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> JobHandle[Any]:
+        raise NotImplementedError
+
+    async def _enqueue_many(self, calls: Iterable[Call[Any]]) -> list[JobHandle[Any]]:
+        raise NotImplementedError
+
+    @overload
+    async def enqueue(
+        self,
+        task: Callable[Concatenate[JobContext, P], Coroutine[Any, Any, R]],
+        /,
+        *args: P.args,
+        **kwargs: P.kwargs,
+    ) -> JobHandle[R]: ...
+    @overload
+    async def enqueue(
+        self, task: Callable[P, Coroutine[Any, Any, R]], /, *args: P.args, **kwargs: P.kwargs
+    ) -> JobHandle[R]: ...
+    @overload
+    async def enqueue(
+        self, task: Callable[Concatenate[JobContext, P], R], /, *args: P.args, **kwargs: P.kwargs
+    ) -> JobHandle[R]: ...
+    @overload
+    async def enqueue(
+        self, task: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs
+    ) -> JobHandle[R]: ...
+    @overload
+    async def enqueue(self, task: str, /, *args: Any, **kwargs: Any) -> JobHandle[Any]: ...
+    def enqueue(
+        self, task: TaskRef, /, *args: Any, **kwargs: Any
+    ) -> Coroutine[Any, Any, JobHandle[Any]]:
+        """Accept the call `task(*args, **kwargs)` as a job and return its handle.
+
+        Once this returns, the job is accepted: it runs, or is kept, as the store promises.
+        Raises Refused (see `worker_runtime.errors`), and then the job never runs.
+        """
+        return self._enqueue(task, args, kwargs)
+
+    async def enqueue_many(self, calls: Iterable[Call[R]]) -> list[JobHandle[R]]:
+        """Accept all of the calls, or none: raises Refused for the first that cannot be."""
+        return await self._enqueue_many(calls_in(calls))
+
+
+def enqueue_options(
+    *,
+    job_id: str | None = None,
+    queue: str | None = None,
+    priority: Priority | None = None,
+    delay_s: float | None = None,
+    at: datetime | None = None,
+    timeout_s: float | msgspec.UnsetType | None = msgspec.UNSET,
+    retry: Retry | msgspec.UnsetType | None = msgspec.UNSET,
+    result_ttl_s: float | msgspec.UnsetType = msgspec.UNSET,
+    expires_s: float | None = None,
+    label: str | None = None,
+    key: str | None = None,
+    unique_key: str | None = None,
+    unique_for_s: float | None = None,
+    unique_states: Iterable[State] | None = None,
+    after: Sequence[JobHandle[Any]] = (),
+    wire: bool = False,
+) -> EnqueueOptions:
+    """Checked options of one job; `Runtime.options` says what they mean. `wire=True` for a job
+    whose arguments came, and whose result goes, over one. Raises InvalidJob."""
+    if priority is not None and not isinstance(priority, Priority):
+        raise InvalidJob(no_priority(priority))
+    overrides = _overrides(timeout_s, retry, result_ttl_s, expires_s, label)
+    unique = _uniqueness(unique_key, unique_for_s, unique_states)
+    _check_text("key", key)
+    if key is not None or unique is not None or after:
+        overrides = msgspec.structs.replace(
+            overrides or JobOptions(),
+            key=key,
+            unique_key=unique_key,
+            after=tuple(handle.id for handle in after),
+        )
+    return EnqueueOptions(
+        job_id=job_id,
+        queue=queue,
+        priority=priority,
+        due_at=_due_at(delay_s, at),
+        overrides=overrides,
+        unique=unique,
+        parents=tuple(handle.job for handle in after),
+        must_encode=wire,
+        wire=wire,
+    )
+
+
+def _due_at(delay_s: float | None, at: datetime | None) -> float | None:
+    if at is not None:
+        if delay_s is not None:
+            raise InvalidJob("give delay_s or at, not both")
+        if not isinstance(at, datetime):
+            raise InvalidJob(f"at must be an aware datetime, not {at!r:.100}")
+        if at.tzinfo is None:
+            raise InvalidJob("at must be an aware datetime: a naive one names no moment")
+        delay_s = at.timestamp() - time.time()
+        return None if delay_s <= 0 else _due_at(delay_s, None)
+    if delay_s is None:
+        return None
+    _check_seconds("delay_s", delay_s, _DELAY_MAX_S)
+    return time.time() + delay_s if delay_s else None
+
+
+def _overrides(
+    timeout_s: float | msgspec.UnsetType | None,
+    retry: Retry | msgspec.UnsetType | None,
+    result_ttl_s: float | msgspec.UnsetType,
+    expires_s: float | None,
+    label: str | None,
+) -> JobOptions | None:
+    if timeout_s is not msgspec.UNSET and timeout_s is not None:
+        _check_seconds("timeout_s", timeout_s, 1e9, is_zero_allowed=False)
+    if result_ttl_s is not msgspec.UNSET:
+        _check_seconds("result_ttl_s", result_ttl_s, 1e10)
+    if expires_s is not None:
+        _check_seconds("expires_s", expires_s, 1e10, is_zero_allowed=False)
+    if not isinstance(retry, Retry | msgspec.UnsetType | None):
+        raise InvalidJob(f"retry must be a Retry or None, not {str(retry)[:100]!r}")
+    if label is not None and not (isinstance(label, str) and len(label) <= LABEL_CHARS_MAX):
+        raise InvalidJob(
+            f"label must be text of at most {LABEL_CHARS_MAX} characters, not {_shown(label)}"
+        )
+    options = JobOptions(
+        timeout_s=timeout_s,
+        retry=retry,
+        result_ttl_s=result_ttl_s,
+        expires_at=None if expires_s is None else time.time() + expires_s,
+        label=label,
+    )
+    return None if options == JobOptions() else options
+
+
+def _uniqueness(
+    key: str | None, for_s: float | None, states: Iterable[State] | None
+) -> Uniqueness | None:
+    if key is None:
+        if for_s is not None or states is not None:
+            raise InvalidJob("unique_for_s and unique_states mean nothing without unique_key")
+        return None
+    _check_text("unique_key", key)
+    if for_s is not None:
+        _check_seconds("unique_for_s", for_s, 1e9, is_zero_allowed=False)
+    return Uniqueness.of(key, for_s, None if states is None else _states(states))
+
+
+def _states(given: Iterable[State]) -> frozenset[State]:
+    states = frozenset(given)
+    if not states or not states <= frozenset(State):
+        given_names = ", ".join(sorted(map(str, states))) or "none"
+        raise InvalidJob(f"unique_states must be some of {', '.join(State)}, not {given_names}")
+    return states
+
+
+def _check_text(name: str, value: object) -> None:
+    is_fit = isinstance(value, str) and 0 < len(value) <= KEY_CHARS_MAX
+    if value is not None and not is_fit:
+        raise InvalidJob(
+            f"{name} must be text of 1 to {KEY_CHARS_MAX} characters, not {_shown(value)}"
+        )
+
+
+def _shown(value: object) -> str:
+    return f"{len(value)} characters" if isinstance(value, str) else repr(value)[:100]
+
+
+def _check_seconds(
+    name: str, value: object, most_s: float, *, is_zero_allowed: bool = True
+) -> None:
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    if is_number and (0 < value <= most_s or (value == 0 and is_zero_allowed)):  # type: ignore[operator]
+        return
+    least = "0 or more" if is_zero_allowed else "above 0"
+    raise InvalidJob(
+        f"{name} must be seconds, {least} and at most {most_s:.0f}, not {str(value)[:100]!r}"
+    )

@@ -1,0 +1,1 @@
+"""What both ends of our HTTP contracts agree on."""

@@ -1,0 +1,1 @@
+"""Jobs and queues looked at, and changed while they work."""

@@ -1,0 +1,67 @@
+"""Cancel jobs wherever they are: held, waiting, running, or being recorded."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from worker_runtime.clock.wall import Clock
+from worker_runtime.engine.dispatcher import Dispatcher
+from worker_runtime.engine.finisher import Finisher
+from worker_runtime.engine.held import HeldJobs
+from worker_runtime.model.job import RUNNING, Failure, Job, Outcome, OutcomeKind, StopReason
+
+if TYPE_CHECKING:
+    from worker_runtime.sharing.queues import SharedQueues
+
+
+class Cancellation:
+    """Ends waiting jobs at once, and tells running ones to stop."""
+
+    def __init__(
+        self,
+        dispatcher: Dispatcher,
+        finisher: Finisher,
+        held: HeldJobs,
+        clock: Clock,
+        shared: SharedQueues | None,
+    ) -> None:
+        self._dispatcher = dispatcher
+        self._finisher = finisher
+        self._held = held
+        self._clock = clock
+        self._shared = shared
+
+    async def cancel(self, job: Job, message: str) -> bool:
+        """See `Runtime.cancel`."""
+        await self._shown(job)
+        if job.is_ended:
+            return False
+        if self._shared is not None and not self._shared.is_here(job):
+            return await self._shared.cancel(job, message)
+        if job.state is RUNNING:
+            return self._dispatcher.request_stop(job, message)
+        if not self._held.withdraw(job) and not job.task.is_parked:
+            self._dispatcher.withdraw(job)
+        self._end(job, message or "cancelled before it started")
+        await self._shown(job)
+        return True
+
+    def cancel_waiting(self) -> None:
+        """End all that waits: nothing will keep it when the process ends."""
+        text = "the worker stopped before it started"
+        for job in self._held:
+            self._held.withdraw(job)
+            self._end(job, text)
+        for lane in self._dispatcher.lanes.values():
+            for job in list(lane.queue):
+                lane.queue.withdraw(job)
+                self._end(job, text)
+
+    def _end(self, job: Job, text: str) -> None:
+        failure = Failure(None, "JobCancelled", text)
+        outcome = Outcome(OutcomeKind.STOPPED, failure=failure, stopped_by=StopReason.CANCEL)
+        self._finisher.apply(job, outcome, self._clock.unix())
+
+    async def _shown(self, job: Job) -> None:
+        while self._finisher.is_in_transition(job):
+            await self._finisher.wait_shown(job)

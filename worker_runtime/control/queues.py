@@ -1,0 +1,83 @@
+"""Looking at queues, and changing them while they work."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from worker_runtime.engine.dispatcher import Dispatcher
+from worker_runtime.engine.slots import Lane
+from worker_runtime.errors import ConfigurationError, UnknownQueue
+from worker_runtime.model.job import QUEUED, Job
+from worker_runtime.settings import QueueSettings
+
+if TYPE_CHECKING:
+    from worker_runtime.sharing.queues import SharedQueues
+
+
+class QueueInfo(msgspec.Struct, frozen=True):
+    """A queue as it is now. `waiting` counts ready and scheduled jobs, `running` attempts."""
+
+    name: str
+    waiting: int
+    running: int
+    concurrency: int
+    capacity: int
+    paused: bool
+
+
+class QueueControl:
+    """All methods raise UnknownQueue for a queue that is not there; see `Runtime` for the rest."""
+
+    def __init__(self, dispatcher: Dispatcher, shared: SharedQueues | None) -> None:
+        self._lanes: Mapping[str, Lane] = dispatcher.lanes
+        self._dispatcher = dispatcher
+        self._shared = shared
+
+    def pause(self, queue: str) -> None:
+        self._lane(queue).is_paused = True
+
+    def resume(self, queue: str) -> None:
+        lane = self._lane(queue)
+        lane.is_paused = False
+        self._dispatcher.wake(lane)
+        if self._shared is not None:
+            self._shared.claimer.wake()
+
+    def resize(self, queue: str, *, concurrency: int | None, capacity: int | None) -> None:
+        """None leaves a limit as it is. Raises ConfigurationError too."""
+        lane = self._lane(queue)
+        limits = QueueSettings(queue, concurrency, capacity)
+        try:
+            msgspec.convert(msgspec.structs.asdict(limits), QueueSettings)
+        except msgspec.ValidationError as error:
+            raise ConfigurationError(f"queue {queue!r}: {error}") from None
+        lane.capacity = capacity or lane.capacity
+        lane.concurrency = concurrency or lane.concurrency
+        self._dispatcher.wake(lane)
+
+    def info(self, queue: str) -> QueueInfo:
+        lane = self._lane(queue)
+        return QueueInfo(
+            lane.name,
+            lane.queue.waiting if self._shared is None else self._shared.waiting(queue),
+            lane.busy,
+            lane.concurrency,
+            lane.capacity,
+            lane.is_paused,
+        )
+
+    def infos(self) -> list[QueueInfo]:
+        return [self.info(name) for name in self._lanes]
+
+    def position(self, job: Job) -> int | None:
+        return self._lane(job.queue).queue.position(job) if job.state is QUEUED else None
+
+    def _lane(self, queue: str) -> Lane:
+        try:
+            return self._lanes[queue]
+        except KeyError:
+            names = ", ".join(self._lanes)
+            raise UnknownQueue(f"no queue {queue[:128]!r}; queues: {names}") from None

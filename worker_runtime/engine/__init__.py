@@ -1,0 +1,1 @@
+"""One job's way through this process, from its line to its end."""

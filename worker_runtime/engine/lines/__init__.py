@@ -1,0 +1,1 @@
+"""The jobs that wait in one queue, and which of them may start now."""

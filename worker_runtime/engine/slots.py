@@ -1,0 +1,114 @@
+"""Lanes and slots: a named queue at work, and the places where its attempts run. Plain state."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import time
+from collections.abc import Callable
+
+from worker_runtime.engine.lines.limits import LimitedQueue
+from worker_runtime.engine.lines.priority_queue import PriorityQueue
+from worker_runtime.executors import Executor
+from worker_runtime.model.context import JobContext
+from worker_runtime.model.job import Job, StopReason
+from worker_runtime.model.job_policy import timeout_of
+
+
+class Lane:
+    """A named queue at work: its waiting jobs and the slots that attempt them."""
+
+    __slots__ = (
+        "busy",
+        "capacity",
+        "concurrency",
+        "idle",
+        "is_paused",
+        "limited",
+        "name",
+        "queue",
+        "running",
+        "timer",
+        "timer_at",
+        "wakeups",
+    )
+
+    def __init__(self, name: str, *, concurrency: int, capacity: int, queue: PriorityQueue) -> None:
+        self.name = name
+        self.concurrency = concurrency
+        self.capacity = capacity
+        self.queue = queue
+        self.limited = queue if isinstance(queue, LimitedQueue) else None
+        self.busy = 0
+        self.running: set[Slot] = set()
+        self.idle: list[Slot] = []
+        self.wakeups: dict[Slot, asyncio.Future[None]] = {}
+        self.is_paused = False
+        self.timer: asyncio.Handle | None = None
+        self.timer_at = 0.0
+
+
+class Slot:
+    """A place that attempts one job at a time, and the attempt that runs in it now.
+
+    `deadline` is monotonic time: when to stop the attempt, and once it was told to stop, when to
+    give it up. An abandoned slot belongs to a task that would not end: its outcome is void.
+    """
+
+    __slots__ = (
+        "began_at",
+        "clean",
+        "context",
+        "deadline",
+        "is_abandoned",
+        "is_occupied",
+        "is_spoilt",
+        "is_started",
+        "job",
+        "lane",
+        "runner",
+        "stop_message",
+        "stopped_by",
+        "watch",
+    )
+
+    job: Job  # the running one, or the last
+
+    def __init__(self, lane: Lane, watch: Callable[[float], None]) -> None:
+        self.lane = lane
+        self.watch = watch
+        self.clean: contextvars.Context | None = None
+        self.runner: asyncio.Task[None] | None = None
+        self.context: JobContext | None = None
+        self.deadline: float | None = None
+        self.began_at = 0.0
+        self.stopped_by: StopReason | None = None
+        self.stop_message = ""
+        self.is_occupied = False
+        self.is_started = False
+        self.is_abandoned = False
+        self.is_spoilt = False
+
+    def began(self) -> None:
+        """The function is about to run, after a wait for its thread or child: its time starts."""
+        self.began_at = began_at = time.monotonic()
+        timeout_s = timeout_of(self.job)
+        if timeout_s is not None and self.stopped_by is None:
+            self.deadline = deadline = began_at + timeout_s
+            self.watch(deadline)
+
+    def interrupt(self) -> None:
+        if self.runner is not None:
+            self.runner.cancel()
+
+    def request_stop(self, reason: StopReason, message: str = "") -> None:
+        """Tell the running attempt to end, and set the time at which it is given up."""
+        if self.stopped_by is not None or not self.is_occupied:
+            return
+        self.stopped_by = reason
+        self.stop_message = message
+        if self.is_started:
+            executor: Executor = self.job.task.executor
+            self.deadline = time.monotonic() + executor.stop_grace_s
+            self.watch(self.deadline)
+            executor.stop(self, reason)

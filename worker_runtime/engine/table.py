@@ -1,0 +1,207 @@
+"""The table of jobs by id: live ones, those who wait for them, and a bounded history of ended ones.
+
+This is the memory store: with it alone, an accepted job lives as long as the process.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from itertools import islice
+
+import msgspec
+
+from worker_runtime.errors import ShuttingDown, Unavailable
+from worker_runtime.model.job import Job
+from worker_runtime.model.job_policy import ttl_of
+
+_PRUNED_AT_A_TIME = 1000
+
+
+class Page(msgspec.Struct, frozen=True):
+    """Some jobs, newest first. `cursor` continues after them; None: there are no more."""
+
+    jobs: list[Job]
+    cursor: str | None
+
+
+class JobTable:
+    """Jobs by id.
+
+    Guarantees: an ended job stays findable until `history_count_max` others ended after it or its
+    time to live passed, whichever is first; a job that has not ended is never dropped.
+    """
+
+    def __init__(self, *, history_count_max: int, history_ttl_s: float, waiters_max: int) -> None:
+        self.jobs: dict[str, Job] = {}
+        self._adopted: dict[str, Job] = {}  # of `jobs`, those that are not in order there
+        self._history_count_max = history_count_max
+        self._history_ttl_s = history_ttl_s
+        self._waiters_max = waiters_max
+        self._waiting = 0
+        self._ended: deque[Job] = deque()
+        self._ended_by_ttl: dict[float, deque[Job]] = {}
+        self._kept = 0
+
+    @property
+    def ended_count(self) -> int:
+        return self._kept
+
+    def get(self, job_id: str) -> Job | None:
+        job = self.jobs.get(job_id)
+        if job is not None and job.ended_at is not None and self._has_passed(job, time.time()):
+            self.forget(job)
+            return None
+        return job
+
+    def adopt(self, job: Job) -> None:
+        """Take in an ended job that came from a store, because it is going to run again."""
+        if job.id not in self.jobs:
+            self.jobs[job.id] = self._adopted[job.id] = job
+
+    def wait(self, job: Job) -> asyncio.Future[None]:
+        """A future that ends when `job` has ended. Who stops waiting before that says so with
+        `stop_waiting`: a callback on each future would cost more than the wait.
+
+        Raises Unavailable where too many wait already.
+        """
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        if job.ended_at is not None:
+            future.set_result(None)
+            return future
+        if self._waiting >= self._waiters_max:
+            raise Unavailable(f"{self._waiting} callers already wait for a job, the most allowed")
+        if job.waiters is None:
+            job.waiters = [future]
+        else:
+            job.waiters.append(future)
+        self._waiting += 1
+        return future
+
+    def watch(self, job: Job) -> asyncio.Future[None]:
+        """`wait` for the runtime's own parts, which do not count among the callers that wait."""
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        job.waiters = [*(job.waiters or ()), future]
+        future.add_done_callback(self._not_counted)
+        return future
+
+    def _not_counted(self, _: asyncio.Future[None]) -> None:
+        self._waiting += 1  # whoever ended it has counted one waiter less
+
+    def stop_waiting(self, job: Job, future: asyncio.Future[None]) -> None:
+        """Give back a future of `wait`. Harmless for one that has ended."""
+        if job.waiters is not None and future in job.waiters:
+            job.waiters.remove(future)
+            self._waiting -= 1
+
+    def retire(self, job: Job, ttl_s: float | None) -> None:
+        """Move a job that has just ended into the history and wake who waits for it."""
+        if job.waiters is not None:
+            waiters, job.waiters = job.waiters, None
+            self._waiting -= len(waiters)
+            for future in waiters:
+                if not future.done():
+                    future.set_result(None)
+        if ttl_s is None:
+            self._ended.append(job)
+        else:
+            line = self._ended_by_ttl.get(ttl_s)
+            if line is None:
+                line = self._ended_by_ttl[ttl_s] = deque()
+            line.append(job)
+        if self._kept < self._history_count_max:
+            self._kept += 1
+        elif not self._ended_by_ttl:
+            oldest = self._ended.popleft()
+            del self.jobs[oldest.id]
+        else:
+            self._drop_oldest()
+
+    def revive(self, job: Job) -> None:
+        """Take an ended job out of the history: it is going to run again."""
+        ttl_s = ttl_of(job)
+        line = self._ended if ttl_s is None else self._ended_by_ttl.get(ttl_s, ())
+        if job in line:  # jobs compare by identity
+            line.remove(job)  # type: ignore[union-attr]
+            self._kept -= 1
+            self._drop_empty_lines()
+
+    def release_waiters(self) -> None:
+        """Tell those who wait for jobs that will not end in this process. Raises in them."""
+        for job in self.jobs.values():
+            waiters, job.waiters = job.waiters or (), None
+            self._waiting -= len(waiters)
+            for future in waiters:
+                if not future.done():
+                    future.set_exception(
+                        ShuttingDown(f"the worker stopped; job {job.id} is kept and runs later")
+                    )
+
+    def forget(self, job: Job) -> None:
+        """Drop a job that was never accepted, or an ended one that is to be deleted."""
+        if job.ended_at is not None:
+            self.revive(job)
+        if self.jobs.get(job.id) is job:  # else a later claim of that job has its place
+            del self.jobs[job.id]
+
+    def prune(self, now: float) -> None:
+        """Drop ended jobs whose time has passed, a bounded number at a time."""
+        budget = _PRUNED_AT_A_TIME
+        for ttl_s, line in ((self._history_ttl_s, self._ended), *self._ended_by_ttl.items()):
+            while line and budget and (line[0].ended_at or 0.0) + ttl_s < now:
+                del self.jobs[line.popleft().id]
+                self._kept -= 1
+                budget -= 1
+        self._drop_empty_lines()
+
+    def page(self, matches: Callable[[Job], bool], *, limit: int, after: str | None = None) -> Page:
+        """Up to `limit` jobs that match, newest first, continuing after the job id `after`.
+
+        A cursor whose job is gone continues at the place in line it stands for.
+        """
+        found = list(islice(self._newest_first(matches, after), limit + 1))
+        more = len(found) > limit
+        jobs = found[:limit]
+        return Page(jobs, str(jobs[-1].order) if more else None)
+
+    def _newest_first(self, matches: Callable[[Job], bool], after: str | None) -> Iterator[Job]:
+        now = time.time()
+        self.prune(now)
+        below = None if after is None else int(after)
+        for job in self._by_order():
+            is_next = (below is None or job.order < below) and matches(job)
+            if is_next and not self._has_passed(job, now):
+                yield job
+
+    def _by_order(self) -> Iterator[Job]:
+        """All jobs, newest first."""
+        if not self._adopted:
+            return reversed(self.jobs.values())
+        adopted = {id: job for id, job in self._adopted.items() if self.jobs.get(id) is job}
+        self._adopted = adopted
+        in_order = (job for job in reversed(self.jobs.values()) if job.id not in adopted)
+        returned = sorted(adopted.values(), key=_order_of, reverse=True)
+        return heapq.merge(in_order, returned, key=_order_of, reverse=True)
+
+    def _has_passed(self, job: Job, now: float) -> bool:
+        if job.ended_at is None:
+            return False
+        ttl_s = ttl_of(job)
+        return job.ended_at + (self._history_ttl_s if ttl_s is None else ttl_s) < now
+
+    def _drop_oldest(self) -> None:
+        lines = [line for line in (self._ended, *self._ended_by_ttl.values()) if line]
+        line = min(lines, key=lambda line: line[0].ended_at or 0.0)
+        del self.jobs[line.popleft().id]
+        self._drop_empty_lines()
+
+    def _drop_empty_lines(self) -> None:
+        for ttl_s in [ttl_s for ttl_s, line in self._ended_by_ttl.items() if not line]:
+            del self._ended_by_ttl[ttl_s]
+
+
+def _order_of(job: Job) -> int:
+    return job.order

@@ -1,0 +1,161 @@
+"""The fleet's HTTP routes, to mount in a backend's own aiohttp application."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from datetime import UTC, datetime
+from typing import Any, Literal, TypeVar
+
+import msgspec
+from aiohttp import web
+
+from worker_runtime.fleet.front import Fleet, FleetError
+from worker_runtime.fleet.members import CompletedOperation, Registration
+
+BODY_BYTES_MAX = 2 << 20
+BODY_TIMEOUT_S = 10.0
+
+T = TypeVar("T")
+Handler = Callable[[web.Request], Awaitable[Any]]
+
+
+class StatusChange(msgspec.Struct):
+    """The body of `PATCH /operations/{id}/status`, sent by a worker that stops."""
+
+    status: Literal["COMPLETED", "FAILED", "CANCELLED"]
+    error_message: str | None = None
+
+
+def mount(app: web.Application, fleet: Fleet, *, manage: bool = True) -> None:
+    """Serve the registry, dispatch and operations of `fleet` from `app`.
+
+    `manage` starts the fleet with the application and stops it with it, announced to the workers.
+    Whoever can reach these routes can register a worker: keep them on the fleet's own network.
+    """
+    routes = _Routes(fleet)
+    register = _answered(routes.register)
+    app.router.add_post("/api/v1/workers/register", register)
+    app.router.add_post("/workers/register", register)
+    app.router.add_get("/api/v1/workers", _answered(routes.workers))
+    app.router.add_get("/api/v1/workers/{id}", _answered(routes.worker))
+    app.router.add_delete("/api/v1/workers/{id}", _answered(routes.remove))
+    app.router.add_post("/api/v1/{domain}/start", _answered(routes.start))
+    app.router.add_get("/api/v1/operations/{id}", _answered(routes.operation))
+    app.router.add_get("/api/v1/operations/{id}/metrics", _answered(routes.metrics))
+    app.router.add_delete("/api/v1/operations/{id}/cancel", _answered(routes.cancel))
+    app.router.add_delete("/api/v1/operations/{id}", _answered(routes.cancel))
+    app.router.add_patch("/api/v1/operations/{id}/status", _answered(routes.change_status))
+    if manage:
+        app.cleanup_ctx.append(_running(fleet))
+
+
+class _Routes:
+    def __init__(self, fleet: Fleet) -> None:
+        self._fleet = fleet
+
+    async def register(self, request: web.Request) -> Any:
+        return self._fleet.register(await _body(request, Registration)).document()
+
+    async def workers(self, request: web.Request) -> Any:
+        """Filtered by `worker_type` and `status`; an unknown status matches nothing."""
+        kind, status = request.query.get("worker_type"), request.query.get("status")
+        return [
+            member.document()
+            for member in self._fleet.members
+            if (kind is None or member.type == kind)
+            and (status is None or member.status.lower() == status.lower())
+        ]
+
+    async def worker(self, request: web.Request) -> Any:
+        worker_id = request.match_info["id"]
+        member = self._fleet.members.get(worker_id)
+        if member is None:
+            raise FleetError(404, f"Worker not found: {worker_id[:128]}")
+        return member.document()
+
+    async def remove(self, request: web.Request) -> Any:
+        worker_id = request.match_info["id"]
+        if not self._fleet.remove(worker_id):
+            raise FleetError(404, f"Worker not found: {worker_id[:128]}")
+        return {"success": True, "worker_id": worker_id}
+
+    async def start(self, request: web.Request) -> Any:
+        body = await _body(request, dict[str, Any])
+        return await self._fleet.start_operation(request.match_info["domain"], body)
+
+    async def operation(self, request: web.Request) -> Any:
+        fresh = request.query.get("force_refresh", "").lower() in ("true", "1")
+        return _data(await self._fleet.operation(request.match_info["id"], force_refresh=fresh))
+
+    async def metrics(self, request: web.Request) -> Any:
+        text = request.query.get("cursor", "0")
+        if not (text.isascii() and text.isdigit() and len(text) < 19):
+            raise FleetError(422, f"cursor must be a whole number, not {text[:40]!r}")
+        return _data(await self._fleet.operation_metrics(request.match_info["id"], int(text)))
+
+    async def cancel(self, request: web.Request) -> Any:
+        reason = request.query.get("reason", "")[:500]
+        return _data(await self._fleet.cancel_operation(request.match_info["id"], reason))
+
+    async def change_status(self, request: web.Request) -> Any:
+        """A worker tells how an operation ended that it cannot be asked about any more."""
+        operation_id = request.match_info["id"]
+        change = await _body(request, StatusChange)
+        document = {
+            "operation_id": operation_id,
+            "status": change.status,
+            "completed_at": datetime.now(UTC),
+            "error_message": change.error_message,
+        }
+        try:
+            self._fleet.complete(msgspec.convert(document, CompletedOperation))
+        except msgspec.ValidationError as error:
+            raise FleetError(422, str(error)) from None
+        return {"success": True, "operation_id": operation_id, "new_status": change.status}
+
+
+async def _body(request: web.Request, kind: type[T]) -> T:
+    try:
+        async with asyncio.timeout(BODY_TIMEOUT_S):
+            data = bytearray()
+            async for part in request.content.iter_any():
+                data += part
+                if len(data) > BODY_BYTES_MAX:
+                    raise FleetError(413, f"the body is larger than {BODY_BYTES_MAX} bytes")
+        return msgspec.json.decode(bytes(data), type=kind)
+    except TimeoutError:
+        raise FleetError(408, f"the body did not arrive within {BODY_TIMEOUT_S:g} s") from None
+    except msgspec.ValidationError as error:
+        raise FleetError(422, str(error)) from None
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise FleetError(400, f"the body is not JSON: {error}") from None
+
+
+def _data(data: Any) -> dict[str, Any]:
+    return {"success": True, "data": data}
+
+
+def _answered(handler: Handler) -> Callable[[web.Request], Awaitable[web.Response]]:
+    async def answer(request: web.Request) -> web.Response:
+        try:
+            return _json(await handler(request), 200)
+        except FleetError as error:
+            headers = {"Retry-After": "5"} if error.status == 503 else None
+            return _json({"detail": str(error)}, error.status, headers)
+
+    return answer
+
+
+def _json(document: Any, status: int, headers: dict[str, str] | None = None) -> web.Response:
+    body = msgspec.json.encode(document)
+    return web.Response(body=body, status=status, headers=headers, content_type="application/json")
+
+
+def _running(fleet: Fleet) -> Callable[[web.Application], AsyncIterator[None]]:
+    async def around(app: web.Application) -> AsyncIterator[None]:
+        await fleet.start()
+        yield
+        await fleet.stop(announce=True)
+
+    return around

@@ -1,0 +1,1 @@
+"""What a job and a task are: plain words and records. Nothing here does I/O."""

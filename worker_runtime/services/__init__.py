@@ -1,0 +1,1 @@
+"""What runs beside the jobs on a clock, and what it measures."""

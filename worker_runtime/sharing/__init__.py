@@ -1,0 +1,1 @@
+"""A runtime fed from a store that other processes use too."""

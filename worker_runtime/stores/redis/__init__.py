@@ -1,0 +1,1 @@
+"""Jobs in Redis, in arq's layout."""

@@ -1,0 +1,1 @@
+"""The file itself: on the writer's and the reader's thread."""

@@ -1,0 +1,267 @@
+"""The SQLite store: an embedded file that keeps what was accepted through `kill -9`.
+
+`sqlite:///jobs.db` is a path relative to the working directory, `sqlite:////var/jobs.db` an
+absolute one; `?ack=durable|os|memory` says when a job is acknowledged.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sqlite3
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from typing import Any, Literal, get_args
+from urllib.parse import parse_qsl, unquote
+
+import msgspec
+
+from worker_runtime.errors import ConfigurationError, InvalidArguments, PayloadTooLarge
+from worker_runtime.model.job import FAILED, TERMINAL_STATES, Job, State, Transition
+from worker_runtime.model.tasks.definition import TaskDefinition
+from worker_runtime.stores.sqlite.archive import Archive
+from worker_runtime.stores.sqlite.batch import Batch, Row
+from worker_runtime.stores.sqlite.file.file_in_place import FileInPlace
+from worker_runtime.stores.sqlite.file.guard import FileLock
+from worker_runtime.stores.sqlite.file.reader import Reader
+from worker_runtime.stores.sqlite.file.retention import Retention
+from worker_runtime.stores.sqlite.file.schema import Connect, connect_default, open_writer, refusal
+from worker_runtime.stores.sqlite.file.statements import write
+from worker_runtime.stores.sqlite.file.writer import exit_now
+from worker_runtime.stores.sqlite.journal import Journal
+from worker_runtime.stores.sqlite.recovery import Recovery
+from worker_runtime.stores.sqlite.rows import (
+    change_row,
+    changed_columns,
+    encode_payload,
+    new_row,
+    started_columns,
+)
+from worker_runtime.stores.sqlite.transaction import StoreTransaction, open_transaction
+
+Ack = Literal["durable", "os", "memory"]
+
+_CLOSE_WITHIN_S = 5.0
+
+
+class SqliteStoreSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """How a store keeps jobs.
+
+    ack  when a job is acknowledged: `durable` after the disk has it (fsync), `os` after the commit
+         (a power cut may lose the last ones), `memory` before it (so may a crash)
+    kept_count_max, kept_ttl_s   ended jobs kept in each queue, and for how long; failed ones have
+         the same number to themselves
+    """
+
+    path: str
+    ack: Ack = "durable"
+    payload_bytes_max: int = 1 << 20
+    crashes_max: int = 3
+    kept_count_max: int = 10_000
+    kept_ttl_s: float = 86_400.0
+
+
+def parse_url(url: str) -> tuple[str, Ack]:
+    """The path and the ack mode in `url`. Raises ConfigurationError."""
+    rest, _, query = url.removeprefix("sqlite://").partition("?")
+    path = unquote(rest.removeprefix("/"))
+    if not url.startswith("sqlite:///") or not path or path == ":memory:" or "\0" in path:
+        raise ConfigurationError(
+            f"store={url!r}: must name a file, sqlite:///relative/path or sqlite:////absolute/path"
+        )
+    ack: Ack = "durable"
+    for name, value in parse_qsl(query, keep_blank_values=True):
+        if name != "ack":
+            raise ConfigurationError(f"store={url!r}: unknown option {name!r}; allowed: ack")
+        if value not in get_args(Ack):
+            raise ConfigurationError(
+                f"store={url!r}: ack must be one of {', '.join(get_args(Ack))}, not {value!r}"
+            )
+        ack = value  # type: ignore[assignment]
+    return path, ack
+
+
+class SqliteStore:
+    """Implements `stores.Store` in one file.
+
+    connect   makes connections to the path; tests put faults behind it
+    on_fatal  called on the writer's thread when the file has failed; must not return in earnest
+    """
+
+    def __init__(
+        self,
+        settings: SqliteStoreSettings,
+        *,
+        connect: Connect = connect_default,
+        on_fatal: Callable[[str], None] = exit_now,
+    ) -> None:
+        self.settings = settings
+        self.path = os.path.realpath(settings.path)
+        self.last_order = 0
+        self._lock = FileLock(self.path + ".lock")
+        self._connect = connect
+        self._retention = Retention(count_max=settings.kept_count_max, ttl_s=settings.kept_ttl_s)
+        self._file = FileInPlace(self.path)
+        self._journal = Journal(
+            self._open_writer,
+            retention=self._retention,
+            find_loss=self._file.find_loss,
+            on_fatal=on_fatal,
+        )
+        self._reader = Reader(self.path, connect)
+        self.archive = Archive(self._reader, self._journal.call, self._retention)
+        self._is_open = False
+
+    # Life
+
+    async def open(self) -> None:
+        self._lock.acquire()
+        try:
+            await self._journal.open()
+            self._reader.open()
+            rows = await self._reader.rows("SELECT max(place) FROM worker_jobs")
+        except BaseException as error:
+            self._lock.release()
+            if isinstance(error, sqlite3.Error):  # damaged where only counting its rows saw it
+                raise refusal(self.path, error) from error
+            raise
+        self.last_order = rows[0][0] or 0
+        self._is_open = True
+
+    async def close(self) -> None:
+        if not self._is_open:
+            return
+        self._is_open = False
+        await self._reader.close()  # before the writer, whose last checkpoint needs the file alone
+        await self._journal.close(_CLOSE_WITHIN_S)
+        self._lock.release()
+
+    def recover(self, tasks: Callable[[str], TaskDefinition]) -> AsyncIterator[Sequence[Job]]:
+        self.archive.tasks = tasks
+        recovery = Recovery(
+            self._reader,
+            self._commit,
+            tasks,
+            path=self.path,
+            crashes_max=self.settings.crashes_max,
+        )
+        return recovery.jobs()
+
+    # Record
+
+    def record_accepted(self, jobs: Sequence[Job]) -> asyncio.Future[None] | None:
+        try:
+            rows = [self._new_row(job) for job in jobs]
+        except (InvalidArguments, PayloadTooLarge) as error:
+            refused: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            refused.set_exception(error)
+            return refused
+        return self._journal.accept(rows, acknowledge_now=self.settings.ack == "memory")
+
+    async def acknowledged(self, job: Job) -> None:
+        acceptance = self._journal.acceptance_of(job.order)
+        if acceptance is not None:
+            await acceptance
+
+    def record_started(self, job: Job) -> asyncio.Future[None]:
+        return self._journal.start(job.order, started_columns(job))
+
+    def record_transition(self, job: Job, transition: Transition, then: Callable[[], None]) -> None:
+        columns = changed_columns(job, transition)
+        if job.is_ended:  # revived; the row may have been pruned since
+            payload = encode_payload(job, self.settings.payload_bytes_max)
+            row = new_row(job, payload)
+            change_row(row, columns)
+            self._journal.revive(row, then)
+            return
+        self._journal.change(job.order, columns, then)
+        if transition.state in TERMINAL_STATES:
+            self._journal.count_ended(job.queue, transition.state is FAILED)
+
+    @asynccontextmanager
+    async def transaction(self, timeout_s: float = 5.0) -> AsyncIterator[StoreTransaction]:
+        """A transaction for the application's own tables in the same file; one at a time.
+
+        Other jobs wait for its end, at most `timeout_s` seconds, before they are acknowledged.
+        Raises what `open_transaction` raises.
+        """
+        async with open_transaction(self._journal.call, self._new_row, timeout_s) as session:
+            yield session
+
+    # Look
+
+    async def find(self, job_id: str) -> Job | None:
+        return await self.archive.find(job_id)
+
+    async def page(
+        self,
+        *,
+        states: Sequence[State],
+        queue: str | None,
+        task: str | None,
+        limit: int,
+        below: int | None,
+    ) -> list[Job]:
+        return await self.archive.page(
+            states=states, queue=queue, task=task, limit=limit, below=below
+        )
+
+    async def delete(self, job_ids: Sequence[str]) -> int:
+        return await self.archive.delete(job_ids)
+
+    async def load_note(self, key: str) -> str | None:
+        rows = await self._reader.rows("SELECT text FROM worker_notes WHERE key = ?", (key,))
+        return None if not rows else str(rows[0][0])
+
+    async def save_note(self, key: str, text: str, *, until: float | None = None) -> None:
+        def work(connection: sqlite3.Connection) -> None:
+            connection.execute("DELETE FROM worker_notes WHERE keep_until < ?", (time.time(),))
+            connection.execute("REPLACE INTO worker_notes VALUES (?, ?, ?)", (key, text, until))
+
+        await self._journal.call(work)
+
+    def statistics(self) -> dict[str, Any]:
+        """`waiting` jobs have a change that is not committed; `unavailable` says why new jobs are
+        refused; the bytes are those of the file and of its log."""
+        writer = self._journal.writer
+        return {
+            "kind": "sqlite",
+            "path": self.path,
+            "ack": self.settings.ack,
+            "waiting": self._journal.waiting,
+            "unavailable": self._journal.unavailable,
+            "commits": writer.commits,
+            "rows": writer.rows,
+            "checkpoints": writer.checkpoints,
+            "last_commit_s": writer.last_commit_s,
+            "file_bytes": _size(self.path),
+            "log_bytes": _size(self.path + "-wal"),
+        }
+
+    # Inside
+
+    def _open_writer(self) -> sqlite3.Connection:
+        is_durable = self.settings.ack == "durable"
+        connection = open_writer(self.path, is_durable=is_durable, connect=self._connect)
+        self._file.remember()
+        return connection
+
+    def _new_row(self, job: Job) -> Row:
+        return new_row(job, encode_payload(job, self.settings.payload_bytes_max))
+
+    async def _commit(self, batch: Batch) -> None:
+        """Commit a batch that is not part of the running traffic."""
+
+        def work(connection: sqlite3.Connection) -> None:
+            write(connection, batch)
+            self._retention.committed(batch)
+
+        await self._journal.call(work)
+
+
+def _size(path: str) -> int:
+    try:
+        return os.path.getsize(path)
+    except OSError:
+        return 0

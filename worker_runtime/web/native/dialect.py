@@ -1,0 +1,345 @@
+"""The native dialect, `/v1`: jobs, queues and tasks as resources.
+
+Bodies are JSON or MessagePack by Content-Type, answers by Accept, errors are RFC 9457 problem
+documents. A client that goes away while it waits leaves its job alone.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import msgspec
+from aiohttp import web
+from prometheus_client import Metric
+
+from worker_runtime.acceptance.handle import JobHandle
+from worker_runtime.acceptance.options import Call, EnqueueOptions
+from worker_runtime.errors import InvalidJob, Unavailable, UnknownJob, WorkerRuntimeError
+from worker_runtime.model.job import CANCELLED, Job, State
+from worker_runtime.runtime import Runtime
+from worker_runtime.settings import Settings
+from worker_runtime.web.native.documents import (
+    BatchItem,
+    NewJob,
+    document_of,
+    options_of,
+    shown_job,
+    task_document,
+)
+from worker_runtime.web.wire.bodies import reading as wire
+from worker_runtime.web.wire.bodies.reading import Body, Rejection, answer, rejection_of
+from worker_runtime.web.wire.query import number
+from worker_runtime.web.wire.waits import JobWaits
+
+WAIT_MAX_S = 60.0
+BATCH_JOBS_MAX = 10_000
+NDJSON_TYPE = "application/x-ndjson"
+_NDJSON_TYPES = frozenset({NDJSON_TYPE, "application/ndjson", "application/jsonl"})
+_FILTERS = frozenset({"state", "queue", "task", "limit"})
+_STATES = {str(state): state for state in State}
+
+
+class Native:
+    """Jobs, queues and tasks of one runtime under `prefix`."""
+
+    name = "native"
+    open_paths: frozenset[str] = frozenset()
+
+    def __init__(self, runtime: Runtime, settings: Settings, *, prefix: str) -> None:
+        self._runtime = runtime
+        self._prefix = prefix
+        self._waits = JobWaits(runtime)
+        self._result_bytes_max = settings.result_bytes_max
+        bytes_max = settings.payload_bytes_max
+        self._bytes_max = bytes_max
+        self._new_job: Body[NewJob] = Body(NewJob, bytes_max=bytes_max)
+        self._item: Body[NewJob] = Body(NewJob, bytes_max=bytes_max, name="job")
+        self._batch: Body[list[NewJob]] = Body(list[NewJob], bytes_max=bytes_max)
+        self._raw_batch: Body[list[msgspec.Raw]] = Body(list[msgspec.Raw], bytes_max=bytes_max)
+
+    def routes(self) -> Sequence[web.RouteDef]:
+        at = self._prefix
+        return [
+            web.post(f"{at}/jobs", self._create),
+            web.get(f"{at}/jobs", self._list),
+            web.delete(f"{at}/jobs", self._delete_many),
+            web.post(f"{at}/jobs/batch", self._create_batch),
+            web.post(f"{at}/jobs/retry", self._retry_many),
+            web.get(f"{at}/jobs/{{id}}", self._show),
+            web.delete(f"{at}/jobs/{{id}}", self._cancel),
+            web.post(f"{at}/jobs/{{id}}/retry", self._retry),
+            web.get(f"{at}/queues", self._queues),
+            web.get(f"{at}/queues/{{name}}", self._queue),
+            web.post(f"{at}/queues/{{name}}/pause", self._pause),
+            web.post(f"{at}/queues/{{name}}/resume", self._resume),
+            web.get(f"{at}/tasks", self._tasks),
+            web.get(f"{at}/cron", self._crons),
+            web.get(f"{at}/executors", self._executors),
+        ]
+
+    def health(self) -> Mapping[str, Any]:
+        accepting = self._runtime.is_accepting
+        uptime_s = time.time() - (self._runtime.started_at or time.time())
+        return {
+            "healthy": accepting,
+            "status": "ok" if accepting else "stopping",
+            "uptime": int(uptime_s),
+        }
+
+    def collect(self) -> Iterable[Metric]:
+        return ()
+
+    def metrics_document(self) -> Mapping[str, Any] | None:
+        return None
+
+    def refuse(self, request: web.BaseRequest, rejection: Rejection) -> web.Response:
+        return wire.problem(request, rejection)
+
+    async def open(self) -> None:
+        pass
+
+    async def close(self) -> None:
+        pass
+
+    # Jobs
+
+    async def _create(self, request: web.Request) -> web.Response:
+        """202 and where to look, or with `?wait_s=` 200 and the ended job."""
+        wait_s = _wait_s(request)
+        new = await self._new_job.read(request)
+        options = options_of(new, await self._parents(new)) if new.after else options_of(new)
+        handle = await self._runtime.enqueue_with(options, new.task, tuple(new.args), new.kwargs)
+        job = handle.job
+        if wait_s and await self._ended_within(job, wait_s):
+            return self._job_answer(request, job, 200)
+        return self._job_answer(request, job, 202, {"Location": f"{self._prefix}/jobs/{job.id}"})
+
+    async def _show(self, request: web.Request) -> web.Response:
+        wait_s = _wait_s(request)
+        job = await self._runtime.job(request.match_info["id"])
+        if wait_s:
+            await self._ended_within(job, wait_s)
+        packed = wire.wants_msgpack(request)
+        return answer(request, shown_job(job, packed=packed, bytes_max=self._result_bytes_max))
+
+    async def _list(self, request: web.Request) -> web.Response:
+        state = _state(request, _FILTERS | {"cursor"})
+        page = await self._runtime.list_jobs(
+            state=state,
+            queue=request.query.get("queue"),
+            task=request.query.get("task"),
+            limit=_limit(request, 100),
+            cursor=request.query.get("cursor"),
+        )
+        return answer(request, page)
+
+    async def _cancel(self, request: web.Request) -> web.Response:
+        """200: it has ended as cancelled. 202: it was told to stop. 409: it had ended otherwise.
+        With `?purge=true`, 204: it had ended and is kept no longer. 409: it has not ended."""
+        if _flag(request, "purge"):
+            await self._runtime.delete(request.match_info["id"])
+            return web.Response(status=204)
+        job = await self._runtime.job(request.match_info["id"])
+        accepted = await self._runtime.cancel(job.id)
+        if not accepted and job.state is not CANCELLED:
+            raise Rejection(409, "invalid_transition", f"job {job.id} has ended: it is {job.state}")
+        return self._job_answer(request, job, 200 if job.is_ended else 202)
+
+    async def _retry(self, request: web.Request) -> web.Response:
+        handle = await self._runtime.retry(request.match_info["id"])
+        headers = {"Location": f"{self._prefix}/jobs/{handle.id}"}
+        return self._job_answer(request, handle.job, 202, headers)
+
+    # Many jobs at once
+
+    async def _retry_many(self, request: web.Request) -> web.Response:
+        """202 and the ids of the failed (with `?state=`, cancelled) jobs that run again."""
+        result = await self._runtime.retry_many(
+            state=_state(request, _FILTERS) or State.FAILED,
+            queue=request.query.get("queue"),
+            task=request.query.get("task"),
+            limit=_limit(request, 1000),
+        )
+        return answer(request, result, 202)
+
+    async def _delete_many(self, request: web.Request) -> web.Response:
+        """200 and the ids of the ended jobs that are kept no longer. `?state=` must say which."""
+        state = _state(request, _FILTERS)
+        if state is None:
+            raise Rejection(422, "invalid_query", "`state` is needed: completed, failed, cancelled")
+        result = await self._runtime.delete_many(
+            state=state,
+            queue=request.query.get("queue"),
+            task=request.query.get("task"),
+            limit=_limit(request, 1000),
+        )
+        return answer(request, result)
+
+    async def _create_batch(self, request: web.Request) -> web.Response:
+        """One answer per item, in order: each is accepted or refused on its own."""
+        wait_s = _wait_s(request)
+        lines = wire.media_type(request) in _NDJSON_TYPES
+        items = await self._read_batch(request, lines=lines)
+        if len(items) > BATCH_JOBS_MAX:
+            detail = f"a batch may have {BATCH_JOBS_MAX} jobs, not {len(items)}"
+            raise Rejection(422, "invalid_batch", detail)
+        outcomes = await self._enqueue_batch(items)
+        if wait_s:
+            await self._all_ended_within(outcomes, wait_s)
+        packed = not lines and wire.wants_msgpack(request)
+        answers = [self._item_answer(outcome, packed=packed) for outcome in outcomes]
+        if lines:
+            body = b"".join(wire.encode_json(item) + b"\n" for item in answers)
+            return web.Response(body=body, content_type=NDJSON_TYPE)
+        return answer(request, answers)
+
+    async def _read_batch(
+        self, request: web.Request, *, lines: bool
+    ) -> Sequence[NewJob | Rejection]:
+        """The items, those that cannot be decoded as their rejections. Raises Rejection where the
+        body as a whole cannot be."""
+        packed = False if lines else wire.is_msgpack(request)
+        data = await wire.read_body(request, self._bytes_max)
+        if lines:
+            raw = [line for line in data.splitlines() if line.strip()]
+            return [self._decode_item(line) for line in raw]
+        try:
+            return self._batch.decode(data, packed=packed)
+        except Rejection as rejection:
+            if rejection.status != 422:
+                raise
+        raw_items = self._raw_batch.decode(data, packed=packed)
+        return [self._decode_item(bytes(item), packed=packed) for item in raw_items]
+
+    def _decode_item(self, data: bytes, *, packed: bool = False) -> NewJob | Rejection:
+        try:
+            return self._item.decode(data, packed=packed)
+        except Rejection as rejection:
+            return rejection
+
+    async def _enqueue_batch(
+        self, items: Sequence[NewJob | Rejection]
+    ) -> list[JobHandle[Any] | Exception]:
+        refused: dict[int, Exception] = {}
+        calls: list[tuple[EnqueueOptions, Call[Any]]] = []
+        for place, item in enumerate(items):
+            try:
+                if isinstance(item, Rejection):
+                    raise item
+                call: Call[Any] = Call(item.task, tuple(item.args), item.kwargs or {})
+                after = await self._parents(item) if item.after else ()
+                calls.append((options_of(item, after), call))
+            except (Rejection, WorkerRuntimeError) as error:
+                refused[place] = error
+        enqueued = await self._runtime.enqueue_each(calls)
+        if not refused:
+            return list(enqueued)
+        accepted = iter(enqueued)
+        return [refused[n] if n in refused else next(accepted) for n in range(len(items))]
+
+    def _item_answer(self, outcome: JobHandle[Any] | Exception, *, packed: bool) -> BatchItem:
+        if isinstance(outcome, JobHandle):
+            job = outcome.job
+            document = document_of(job, packed=packed, bytes_max=self._result_bytes_max)
+            return BatchItem(200 if job.is_ended else 202, document)
+        rejection = rejection_of(outcome)
+        return BatchItem(rejection.status, None, wire.problem_document(rejection))
+
+    # Queues and tasks
+
+    async def _queues(self, request: web.Request) -> web.Response:
+        return answer(request, {"queues": self._runtime.queue_infos()})
+
+    async def _queue(self, request: web.Request) -> web.Response:
+        return answer(request, self._runtime.queue_info(request.match_info["name"]))
+
+    async def _pause(self, request: web.Request) -> web.Response:
+        self._runtime.pause(request.match_info["name"])
+        return await self._queue(request)
+
+    async def _resume(self, request: web.Request) -> web.Response:
+        self._runtime.resume(request.match_info["name"])
+        return await self._queue(request)
+
+    async def _tasks(self, request: web.Request) -> web.Response:
+        return answer(request, {"tasks": [task_document(task) for task in self._runtime.tasks]})
+
+    async def _crons(self, request: web.Request) -> web.Response:
+        return answer(request, {"cron": self._runtime.crons()})
+
+    async def _executors(self, request: web.Request) -> web.Response:
+        """Each executor's figures; of the process executor also its children, one by one."""
+        executors = self._runtime.parts.executors
+        return answer(
+            request, {name: executor.statistics() for name, executor in executors.items()}
+        )
+
+    # Inside
+
+    async def _parents(self, new: NewJob) -> list[JobHandle[Any]]:
+        """Raises InvalidJob where a job that is to come first is not kept."""
+        try:
+            return [await self._runtime.find(job_id) for job_id in new.after]
+        except UnknownJob as error:
+            raise InvalidJob(f"`after`: {error}") from None
+
+    async def _ended_within(self, job: Job, seconds: float) -> bool:
+        """Whether the job ended in time. The job was accepted, so that not being able to wait for
+        it is no refusal."""
+        try:
+            return await self._waits.ended_within(job, seconds)
+        except Unavailable:
+            return False
+
+    async def _all_ended_within(
+        self, outcomes: Sequence[JobHandle[Any] | Exception], seconds: float
+    ) -> None:
+        until = time.monotonic() + seconds
+        for outcome in outcomes:
+            if isinstance(outcome, JobHandle) and not outcome.job.is_ended:
+                left_s = until - time.monotonic()
+                if left_s <= 0 or not await self._ended_within(outcome.job, left_s):
+                    return
+
+    def _job_answer(
+        self,
+        request: web.Request,
+        job: Job,
+        status: int,
+        headers: Mapping[str, str] | None = None,
+    ) -> web.Response:
+        packed = wire.wants_msgpack(request)
+        document = document_of(job, packed=packed, bytes_max=self._result_bytes_max)
+        return answer(request, document, status, headers)
+
+
+def _state(request: web.Request, allowed: frozenset[str]) -> State | None:
+    """The state that `?state=` names. Raises Rejection, also for a parameter not in `allowed`."""
+    for name in request.query:
+        if name not in allowed:
+            detail = f"unknown parameter `{name[:64]}`; allowed: {', '.join(sorted(allowed))}"
+            raise Rejection(422, "invalid_query", detail)
+    word = request.query.get("state")
+    if word is not None and word not in _STATES:
+        detail = f"`state`: must be one of {', '.join(_STATES)}, not {word[:40]!r}"
+        raise Rejection(422, "invalid_query", detail)
+    return None if word is None else _STATES[word]
+
+
+def _limit(request: web.Request, default: int) -> int:
+    return int(number(request, "limit", low=1, high=1000, default=default, is_whole=True))
+
+
+def _flag(request: web.Request, name: str) -> bool:
+    word = request.query.get(name, "false")
+    if word not in ("true", "false"):
+        detail = f"`{name}`: must be true or false, not {word[:40]!r}"
+        raise Rejection(422, "invalid_query", detail)
+    return word == "true"
+
+
+def _wait_s(request: web.Request) -> float:
+    """`?wait_s=`: how long the answer may wait for the job's end, 0 to 60 seconds."""
+    return number(request, "wait_s", low=0.0, high=WAIT_MAX_S, default=0.0)

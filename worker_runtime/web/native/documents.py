@@ -1,0 +1,170 @@
+"""What the native dialect's bodies look like, and what a job looks like in them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+import msgspec
+
+from worker_runtime.acceptance.handle import JobHandle
+from worker_runtime.acceptance.options import WIRE, EnqueueOptions, enqueue_options
+from worker_runtime.control.inspection import AttemptInfo, attempts_of
+from worker_runtime.errors import InvalidJob
+from worker_runtime.model.job import COMPLETED, PRIORITY_NAMES, Job, JobInfo, Priority, described_as
+from worker_runtime.model.tasks.definition import TaskDefinition
+from worker_runtime.model.tasks.signature import Signature
+from worker_runtime.web.wire.bodies.reading import encode_json, encode_msgpack
+
+
+class NewJob(msgspec.Struct, forbid_unknown_fields=True, gc=False):
+    """A job to be. All but `task` may be left out; then it is as the task's policy says.
+
+    `timeout_s: null` means no limit. `at` is a time with an offset, instead of `delay_s`. `after`
+    names kept jobs that have to complete first. `Runtime.options` says what the rest means.
+    """
+
+    task: str
+    args: list[Any] = []
+    kwargs: dict[str, Any] | None = None
+    id: str | None = None
+    queue: str | None = None
+    priority: str | None = None
+    delay_s: float | None = None
+    at: datetime | None = None
+    timeout_s: float | msgspec.UnsetType | None = msgspec.UNSET
+    result_ttl_s: float | msgspec.UnsetType = msgspec.UNSET
+    expires_s: float | None = None
+    label: str | None = None
+    key: str | None = None
+    unique_key: str | None = None
+    unique_for_s: float | None = None
+    after: tuple[str, ...] = ()
+
+
+def options_of(new: NewJob, after: Sequence[JobHandle[Any]] = ()) -> EnqueueOptions:
+    """`after` are the jobs that `new.after` names. Raises InvalidJob."""
+    if new == NewJob(new.task, new.args, new.kwargs):
+        return WIRE
+    return enqueue_options(
+        job_id=new.id,
+        queue=new.queue,
+        priority=None if new.priority is None else _priority(new.priority),
+        delay_s=new.delay_s,
+        at=new.at,
+        timeout_s=new.timeout_s,
+        result_ttl_s=new.result_ttl_s,
+        expires_s=new.expires_s,
+        label=new.label,
+        key=new.key,
+        unique_key=new.unique_key,
+        unique_for_s=new.unique_for_s,
+        after=after,
+        wire=True,
+    )
+
+
+def _priority(name: str) -> Priority:
+    try:
+        return Priority.named(name[:40])
+    except ValueError as error:
+        raise InvalidJob(str(error)) from None
+
+
+class JobDocument(JobInfo, frozen=True, gc=False):
+    """A job with its result. `result_error` says why there is none, where it cannot be shown: a
+    job enqueued in Python may return what has no encoding, or one too large."""
+
+    result: Any = None
+    result_error: str | None = None
+
+
+class ShownJob(JobDocument, frozen=True):
+    """A job asked for by its id: with its attempts, oldest first."""
+
+    attempts: tuple[AttemptInfo, ...] = ()
+
+
+class BatchItem(msgspec.Struct, omit_defaults=True, gc=False):
+    """The answer to one job of a batch, as it would have been on its own."""
+
+    status: int
+    job: JobDocument | None = None
+    problem: Mapping[str, Any] | None = None
+
+
+def document_of(job: Job, *, packed: bool, bytes_max: int) -> JobDocument:
+    """The job as JSON or MessagePack will show it."""
+    document = described_as(JobDocument, job)
+    if job.state is not COMPLETED or job.result is None:
+        return document
+    try:
+        encoded = encode_msgpack(job.result) if packed else encode_json(job.result)
+    except Exception as error:  # a user type's own hook or property may raise anything
+        problem = f"the result cannot be encoded: {type(error).__name__}: {str(error)[:300]}"
+        return msgspec.structs.replace(document, result_error=problem)
+    if len(encoded) > bytes_max:
+        problem = f"the result takes {len(encoded)} bytes encoded, {bytes_max} are shown"
+        return msgspec.structs.replace(document, result_error=problem)
+    return msgspec.structs.replace(document, result=msgspec.Raw(encoded))
+
+
+def shown_job(job: Job, *, packed: bool, bytes_max: int) -> ShownJob:
+    """`document_of` with the job's attempts, but not their tracebacks: those tell an outsider how
+    the code is laid out, and stay with the log and `Runtime.inspect`."""
+    attempts = tuple(
+        msgspec.structs.replace(attempt, traceback=None) for attempt in attempts_of(job)
+    )
+    document = document_of(job, packed=packed, bytes_max=bytes_max)
+    return ShownJob(**msgspec.structs.asdict(document), attempts=attempts)
+
+
+class TaskDocument(msgspec.Struct):
+    """A task and its policy. `parameters` is a JSON Schema object; a parameter whose annotation
+    has no schema accepts anything."""
+
+    name: str
+    queue: str
+    priority: str
+    run_in: str
+    timeout_s: float | None
+    max_attempts: int
+    description: str | None
+    parameters: dict[str, Any]
+
+
+def task_document(task: TaskDefinition) -> TaskDocument:
+    text = (getattr(task.fn, "__doc__", None) or "").strip()
+    return TaskDocument(
+        name=task.name,
+        queue=task.queue,
+        priority=PRIORITY_NAMES[task.priority],
+        run_in=task.run_in,
+        timeout_s=task.timeout_s,
+        max_attempts=task.max_attempts,
+        description=text.split("\n\n")[0] or None,
+        parameters=_schema(task.signature),
+    )
+
+
+def _schema(signature: Signature) -> dict[str, Any]:
+    properties: dict[str, Any] = {}
+    definitions: dict[str, Any] = {}
+    for name, kind in signature.types.items():
+        try:
+            (schema,), components = msgspec.json.schema_components(
+                [kind], ref_template="#/$defs/{name}"
+            )
+        except Exception:  # a type with hooks of its own; its values are still checked
+            schema, components = {}, {}
+        properties[name] = schema
+        definitions.update(components)
+    document: dict[str, Any] = {
+        "type": "object",
+        "properties": properties,
+        "required": signature.required,
+    }
+    if definitions:
+        document["$defs"] = definitions
+    return document

@@ -1,0 +1,53 @@
+"""The tasks that are served when none are given: something to try the worker with."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Callable
+from time import monotonic
+from typing import Any
+
+from worker_runtime.model.tasks.definition import task
+from worker_runtime.settings import Settings
+
+_SLEEP_MAX_S = 3600.0
+
+
+class SimulatedFailure(Exception):
+    """The roll for failure came out against this job."""
+
+
+class SimulatedTask:
+    """The sandbox's work: sleep `response_delay_ms` times the weight, then fail with a probability
+    of `failure_rate`. Both may be changed while jobs run; a job reads them when it starts.
+
+    A weight of 0 or less counts as 1, as in the sandbox's Go worker.
+    """
+
+    def __init__(self, *, response_delay_ms: int, failure_rate: float) -> None:
+        self.response_delay_ms = response_delay_ms
+        self.failure_rate = failure_rate
+
+    async def __call__(self, id: str = "", weight: float = 1.0) -> None:
+        failure_rate = self.failure_rate
+        delay_s = self.response_delay_ms / 1000 * (weight if weight > 0 else 1.0)
+        await _sleep_in_full(min(delay_s, _SLEEP_MAX_S))
+        if random.random() < failure_rate:
+            raise SimulatedFailure("Simulated failure")
+
+
+async def _sleep_in_full(seconds: float) -> None:
+    """An event loop reckons from when its turn began, and so may wake a sleeper up too early."""
+    ends_at = monotonic() + seconds
+    await asyncio.sleep(seconds)
+    while (left_s := ends_at - monotonic()) > 0:  # noqa: ASYNC110 - nothing sets an event
+        await asyncio.sleep(max(left_s, 0.001))
+
+
+def builtin_tasks(settings: Settings) -> list[Callable[..., Any]]:
+    """The built-in tasks, as `settings` wants them."""
+    simulated = SimulatedTask(
+        response_delay_ms=settings.response_delay_ms, failure_rate=settings.failure_rate
+    )
+    return [task(name="task")(simulated)]

@@ -1,0 +1,1 @@
+"""HTTP: what every dialect shares and none decides."""
