@@ -26,7 +26,8 @@ from benchmarks.report import in_turns, rate, ratio, table, versions
 from worker_runtime import JobContext, Runtime, Settings
 from worker_runtime.executors.process.parent.pool import ProcessExecutor
 from worker_runtime.model.context import JobContext as Context
-from worker_runtime.model.job import Job, StopReason
+from worker_runtime.model.job import Job
+from worker_runtime.model.states import StopReason
 from worker_runtime.model.tasks.definition import TaskDefinition, define, task
 from worker_runtime.settings import ProcessSettings
 

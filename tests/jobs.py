@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import itertools
 
-from worker_runtime.model.job import Job, Priority
-from worker_runtime.model.tasks.definition import JobOptions, TaskDefinition, define
+from worker_runtime.model.job import Job
+from worker_runtime.model.states import Priority
+from worker_runtime.model.tasks.definition import TaskDefinition, define
+from worker_runtime.model.tasks.policy import JobOptions
 
 _orders = itertools.count(1)
 

@@ -25,7 +25,7 @@ from worker_runtime import (
     State,
     task,
 )
-from worker_runtime.model.job import JobInfo
+from worker_runtime.model.snapshot import JobInfo
 
 QUICK = Settings(cancel_grace_s=0.05)
 

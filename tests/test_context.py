@@ -8,8 +8,9 @@ import pytest
 
 from tests.jobs import make_job
 from worker_runtime import JobContext, JobInterrupted
+from worker_runtime.model.activity import Progress
 from worker_runtime.model.context import METRICS_KEPT_MAX, STEP_CHARS_MAX, RecordReporter
-from worker_runtime.model.job import Job, Progress
+from worker_runtime.model.job import Job
 
 
 def make_context() -> tuple[JobContext, Job]:

@@ -9,7 +9,7 @@ import pytest
 
 from tests.helpers import eventually
 from worker_runtime import ConfigurationError, JobInfo, Runtime, State, cron, task
-from worker_runtime.model.tasks.registry import TaskRegistry
+from worker_runtime.model.registry import TaskRegistry
 from worker_runtime.services.cron import Missed, Schedule, schedules_of
 
 EACH_SECOND = "* * * * * *"

@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from worker_runtime import InvalidJob
-from worker_runtime.model.job import JOB_ID_PATTERN
 from worker_runtime.model.job_id import JobIds, check_job_id
+from worker_runtime.model.states import JOB_ID_PATTERN
 
 
 def test_an_id_begins_with_its_time_and_differs_in_its_random_part() -> None:

@@ -23,7 +23,7 @@ from worker_runtime import (
     task,
 )
 from worker_runtime.engine.lines.limits import LimitedQueue, Limits
-from worker_runtime.model.tasks.definition import JobOptions
+from worker_runtime.model.tasks.policy import JobOptions
 
 
 class Crowd:

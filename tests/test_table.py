@@ -10,9 +10,8 @@ import pytest
 from tests.jobs import make_job
 from worker_runtime import ShuttingDown, State, Unavailable
 from worker_runtime.engine.table import JobTable
-from worker_runtime.model.job import Job
-from worker_runtime.model.job_policy import ttl_of
-from worker_runtime.model.tasks.definition import JobOptions
+from worker_runtime.model.job import Job, ttl_of
+from worker_runtime.model.tasks.policy import JobOptions
 
 
 def make_table(*, count: int = 100, ttl_s: float = 1000.0, waiters: int = 100) -> JobTable:

@@ -20,8 +20,8 @@ from worker_runtime import (
     task,
 )
 from worker_runtime.errors import RemoteFailure
+from worker_runtime.model.registry import TaskRegistry, Tasks
 from worker_runtime.model.tasks.definition import TaskDefinition, define, policy_of
-from worker_runtime.model.tasks.registry import TaskRegistry, Tasks
 
 
 async def coroutine(a: int = 1) -> int:

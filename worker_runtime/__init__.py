@@ -11,12 +11,10 @@ async with Runtime([greet]) as runtime:
     print(await job.result(timeout_s=5))
 """
 
+from worker_runtime.acceptance.call import Call, call, step
 from worker_runtime.acceptance.handle import JobHandle, WorkflowHandle
-from worker_runtime.acceptance.options import Call, call, step
 from worker_runtime.acceptance.transaction import Transaction
 from worker_runtime.control.ended_jobs import BulkResult
-from worker_runtime.control.inspection import AttemptInfo, JobDetail, JobPage
-from worker_runtime.control.queues import QueueInfo
 from worker_runtime.engine.events import Event, Missed, Subscription
 from worker_runtime.errors import (
     ConfigurationError,
@@ -43,8 +41,17 @@ from worker_runtime.errors import (
     WorkerRuntimeError,
 )
 from worker_runtime.model.context import JobContext
-from worker_runtime.model.job import JobInfo, Priority, ProgressInfo, Reason, State
-from worker_runtime.model.tasks.definition import Limit, Retry, task
+from worker_runtime.model.snapshot import (
+    AttemptInfo,
+    JobDetail,
+    JobInfo,
+    JobPage,
+    ProgressInfo,
+    QueueInfo,
+)
+from worker_runtime.model.states import Priority, Reason, State
+from worker_runtime.model.tasks.definition import task
+from worker_runtime.model.tasks.policy import Limit, Retry
 from worker_runtime.runtime import Runtime
 from worker_runtime.services.cron import CronInfo, cron
 from worker_runtime.settings import QueueSettings, Settings

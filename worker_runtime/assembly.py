@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import Any
 
 import msgspec
 
@@ -25,17 +25,15 @@ from worker_runtime.executors import Executor
 from worker_runtime.executors.process.parent.pool import ProcessExecutor
 from worker_runtime.executors.thread import LoopExecutor, ThreadExecutor
 from worker_runtime.model.job import Job
-from worker_runtime.model.tasks.registry import TaskRegistry, Tasks
+from worker_runtime.model.registry import TaskRegistry, Tasks
 from worker_runtime.services.cron import Schedule, schedules_of
 from worker_runtime.services.forecast import Forecast
 from worker_runtime.services.overload import OverloadControl
 from worker_runtime.services.resources import Resources
 from worker_runtime.settings import QueueSettings, Settings
 from worker_runtime.stores import Store
+from worker_runtime.stores.shared import SharedJobs, SharedSetup
 from worker_runtime.stores.sqlite.store import SqliteStore, SqliteStoreSettings, parse_url
-
-if TYPE_CHECKING:
-    from worker_runtime.sharing.queues import SharedQueues, SharedSetup
 
 DEFAULT_QUEUE = "default"
 
@@ -60,14 +58,14 @@ class Parts:
     clock: Clock
     resources: Resources
     overload: OverloadControl
-    shared: SharedQueues | None
+    shared: SharedJobs | None
 
 
 def assemble(
     settings: Settings,
     tasks: Tasks,
     middleware: Sequence[Middleware],
-    setup: SharedSetup | None = None,
+    setup: SharedSetup[Any] | None = None,
 ) -> Parts:
     """Build the parts and connect them. Nothing is opened yet. Raises ConfigurationError."""
     registry = TaskRegistry(
@@ -131,7 +129,7 @@ def _place(registry: TaskRegistry, executors: dict[str, Executor], *, is_plain: 
         task.is_bare = is_plain and task.run_in == "loop" and not task.needs_context
 
 
-def _table(settings: Settings, setup: SharedSetup | None) -> JobTable:
+def _table(settings: Settings, setup: SharedSetup[Any] | None) -> JobTable:
     return JobTable(
         # A shared store has the history; a copy here would tell of a former job of the same id.
         history_count_max=settings.history_count_max if setup is None else 0,
@@ -144,7 +142,7 @@ def _attempts(
     settings: Settings,
     middleware: Sequence[Middleware],
     store: Store | None,
-    setup: SharedSetup | None,
+    setup: SharedSetup[Any] | None,
 ) -> Attempts:
     return Attempts(
         middleware=middleware,
@@ -159,7 +157,7 @@ def _finisher(
     table: JobTable,
     events: EventHub,
     store: Store | None,
-    setup: SharedSetup | None,
+    setup: SharedSetup[Any] | None,
     requeue: Callable[[Job], None],
 ) -> Finisher:
     return Finisher(
@@ -240,16 +238,16 @@ def _executors(settings: Settings, registry: TaskRegistry) -> dict[str, Executor
     return executors
 
 
-def _shared_setup(settings: Settings) -> SharedSetup | None:
+def _shared_setup(settings: Settings) -> SharedSetup[Any] | None:
     """The setup of a Redis store; imported here, because its library is an extra."""
     if settings.store.partition("://")[0] not in ("redis", "rediss", "unix"):
         return None
-    from worker_runtime.sharing.queues import SharedSetup
+    from worker_runtime.sharing.queues import setup_from
 
-    return SharedSetup.from_settings(settings)
+    return setup_from(settings)
 
 
-def _shared_queues(setup: SharedSetup, parts: Parts) -> SharedQueues:
+def _shared_queues(setup: SharedSetup[Any], parts: Parts) -> SharedJobs:
     from worker_runtime.sharing.queues import SharedQueues
 
     return SharedQueues(

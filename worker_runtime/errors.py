@@ -153,9 +153,9 @@ class JobNotCompleted(WorkerRuntimeError):
 class JobFailed(JobNotCompleted):
     """The job ended as failed.
 
-    `reason` is one of the words in `worker_runtime.model.job.Reason`; `error_type` and `error` are
-    the exception's class name and text as recorded, `traceback` the formatted text where there is
-    one.
+    `reason` is one of the words in `worker_runtime.model.states.Reason`; `error_type` and `error`
+    are the exception's class name and text as recorded, `traceback` the formatted text where there
+    is one.
     """
 
     def __init__(

@@ -11,8 +11,8 @@ from datetime import UTC, datetime
 from numbers import Real
 from typing import Any
 
+from worker_runtime.model.activity import Counts
 from worker_runtime.model.context import METRICS_KEPT_MAX, JobContext
-from worker_runtime.model.job import Counts
 
 
 class CancellationToken:

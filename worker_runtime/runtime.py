@@ -14,47 +14,35 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from worker_runtime.acceptance.call import Call, TaskRef
 from worker_runtime.acceptance.chain import enqueue_chain, find_chain
-from worker_runtime.acceptance.configured_enqueuer import ConfiguredEnqueuer
+from worker_runtime.acceptance.enqueuer import ConfiguredEnqueuer, Enqueuer
 from worker_runtime.acceptance.handle import JobHandle, WorkflowHandle
 from worker_runtime.acceptance.intake import PLAIN
 from worker_runtime.acceptance.keeping import Acceptance
-from worker_runtime.acceptance.options import (
-    Call,
-    EnqueueOptions,
-    Enqueuer,
-    TaskRef,
-    enqueue_options,
-    handles_in,
-)
+from worker_runtime.acceptance.options import EnqueueOptions, enqueue_options, handles_in
 from worker_runtime.acceptance.transaction import Transaction
 from worker_runtime.assembly import assemble
 from worker_runtime.control.cancellation import Cancellation
 from worker_runtime.control.ended_jobs import RETRYABLE_STATES, BulkResult, DeadLetters
-from worker_runtime.control.inspection import (
-    Inspection,
-    JobDetail,
-    JobFilter,
-    JobPage,
-    detail_of,
-    states_of,
-)
-from worker_runtime.control.queues import QueueControl, QueueInfo
+from worker_runtime.control.inspection import Inspection, JobFilter, states_of
+from worker_runtime.control.queues import QueueControl
 from worker_runtime.control.recovery import recover
 from worker_runtime.engine.attempt import Middleware
 from worker_runtime.engine.events import Subscription
 from worker_runtime.errors import ConfigurationError, WorkerRuntimeError
-from worker_runtime.model.job import TERMINAL_STATES, Job, Priority, State
-from worker_runtime.model.tasks.definition import Retry, TaskDefinition
-from worker_runtime.model.tasks.registry import Tasks
+from worker_runtime.model.job import Job
+from worker_runtime.model.registry import Tasks
+from worker_runtime.model.snapshot import JobDetail, JobPage, QueueInfo, detail_of
+from worker_runtime.model.states import TERMINAL_STATES, Priority, State
+from worker_runtime.model.tasks.definition import TaskDefinition
+from worker_runtime.model.tasks.policy import Retry
 from worker_runtime.services.cron import CronInfo, CronService
 from worker_runtime.services.watchdog import Watchdog
 from worker_runtime.settings import QueueSettings, Settings, checked
 from worker_runtime.stores import Archive
+from worker_runtime.stores.shared import SharedSetup
 from worker_runtime.stores.sqlite.store import SqliteStore
-
-if TYPE_CHECKING:
-    from worker_runtime.sharing.queues import SharedSetup
 
 logger = logging.getLogger("worker_runtime")
 
@@ -89,7 +77,7 @@ class Runtime(Enqueuer):
         queue_capacity: int | None = None,
         threads: int | None = None,
         processes: int | None = None,
-        store: str | SharedSetup | None = None,
+        store: str | SharedSetup[Any] | None = None,
         queues: Iterable[QueueSettings] | None = None,
         settings: Settings | None = None,
         lifespan: Lifespan | None = None,
@@ -228,7 +216,7 @@ class Runtime(Enqueuer):
     async def join(self) -> None:
         """Wait until no job waits or runs."""
         if self._shared is not None:
-            await self._shared.claimer.wait_drained()
+            await self._shared.wait_drained()
             return
         await self.parts.draining.wait_idle()
 
@@ -243,6 +231,11 @@ class Runtime(Enqueuer):
             if self._store is not None:
                 await self._acceptance.keep([job])
             return JobHandle(job, self)
+
+    async def _enqueue(
+        self, task: TaskRef, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> JobHandle[Any]:  # the plain way of what `enqueue` above does in fewer calls
+        return await self.enqueue_with(PLAIN, task, args, kwargs)
 
     async def _enqueue_many(self, calls: Iterable[Call[Any]]) -> list[JobHandle[Any]]:
         return await self.enqueue_many_with(PLAIN, calls)

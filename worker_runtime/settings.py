@@ -17,7 +17,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 
 from worker_runtime.errors import ConfigurationError
-from worker_runtime.model.tasks.definition import Limit
+from worker_runtime.model.tasks.policy import Limit
 
 Dialect = Literal["sandbox", "vera", "operations"]
 DIALECTS: tuple[Dialect, ...] = typing.get_args(Dialect)

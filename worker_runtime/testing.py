@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from worker_runtime.model.activity import Metric, Progress
 from worker_runtime.model.context import JobContext
-from worker_runtime.model.job import Metric, Progress
 
 
 class RecordingContext(JobContext):

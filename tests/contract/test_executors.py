@@ -24,8 +24,9 @@ from worker_runtime.errors import (
 from worker_runtime.executors import Executor
 from worker_runtime.executors.process.parent.pool import ProcessExecutor
 from worker_runtime.executors.thread import LoopExecutor, ThreadExecutor
-from worker_runtime.model.job import StopReason
-from worker_runtime.model.tasks.definition import Retry, RunIn, TaskDefinition
+from worker_runtime.model.states import StopReason
+from worker_runtime.model.tasks.definition import TaskDefinition
+from worker_runtime.model.tasks.policy import Retry, RunIn
 from worker_runtime.settings import ProcessSettings
 
 SIZE = 2

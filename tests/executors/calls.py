@@ -15,8 +15,10 @@ from tests.helpers import PATIENCE_S, eventually
 from worker_runtime.executors import Executor
 from worker_runtime.executors.process.parent.pool import ProcessExecutor
 from worker_runtime.model.context import JobContext, RecordReporter
-from worker_runtime.model.job import Job, StopReason
-from worker_runtime.model.tasks.definition import JobOptions, RunIn, TaskDefinition, define
+from worker_runtime.model.job import Job
+from worker_runtime.model.states import StopReason
+from worker_runtime.model.tasks.definition import TaskDefinition, define
+from worker_runtime.model.tasks.policy import JobOptions, RunIn
 from worker_runtime.settings import ProcessSettings
 
 _numbers = itertools.count(1)

@@ -24,8 +24,8 @@ from worker_runtime.errors import (
     RunAgain,
 )
 from worker_runtime.executors.process.parent.pool import ProcessExecutor
-from worker_runtime.model.job import StopReason
-from worker_runtime.model.tasks.definition import Retry
+from worker_runtime.model.states import StopReason
+from worker_runtime.model.tasks.policy import Retry
 from worker_runtime.settings import ProcessSettings
 
 pytestmark = pytest.mark.both_loops

@@ -21,7 +21,7 @@ from tests.executors import process_tasks as tasks
 from tests.executors.calls import ExecutorCall, Pool, process_pool, written
 from tests.helpers import ROOT, eventually
 from worker_runtime.errors import ChildCrashed, RemoteFailure
-from worker_runtime.model.job import StopReason
+from worker_runtime.model.states import StopReason
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="children need fork")
 

@@ -36,7 +36,7 @@ from worker_runtime import (
     task,
 )
 from worker_runtime.acceptance.options import EnqueueOptions
-from worker_runtime.model.tasks.definition import JobOptions
+from worker_runtime.model.tasks.policy import JobOptions
 
 
 class Point(msgspec.Struct):

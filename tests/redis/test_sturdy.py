@@ -22,6 +22,7 @@ from tests.redis.redis_server import RedisServer
 from worker_runtime import RunAgain, Runtime, Settings, State, task
 from worker_runtime.arq import RedisSettings, create_pool, func
 from worker_runtime.arq.worker import ArqWorker
+from worker_runtime.stores.redis.store import RedisStore
 
 Start = Callable[..., subprocess.Popen[bytes]]
 
@@ -397,13 +398,13 @@ async def test_a_claim_whose_answer_was_lost_uses_no_try(server: RedisServer) ->
 
     async with Runtime([note], store=server.url) as runtime:
         runtime.pause("default")
-        shared = runtime.parts.shared
-        assert shared is not None
+        store = runtime.parts.store
+        assert isinstance(store, RedisStore)
         await runtime.enqueue(note)
-        claims = await shared.store.claim("default", 5)
+        claims = await store.claim("default", 5)
         token = claims.jobs[0].lease.token
-        shared.store.leases.held.clear()
-        shared.store.note_unanswered(token)  # as if the connection had broken before the answer
+        store.leases.held.clear()
+        store.note_unanswered(token)  # as if the connection had broken before the answer
         runtime.resume("default")
         await eventually(lambda: tries)
         await runtime.join()

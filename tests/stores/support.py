@@ -9,18 +9,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from worker_runtime.model.job import (
-    COMPLETED,
-    FAILED,
-    RUNNING,
-    Failure,
-    Job,
-    Reason,
-    Transition,
-    with_ended_attempt,
-)
-from worker_runtime.model.tasks.definition import Retry, task
-from worker_runtime.model.tasks.registry import TaskRegistry
+from worker_runtime.model.activity import Failure
+from worker_runtime.model.job import Job
+from worker_runtime.model.outcome import Transition, with_ended_attempt
+from worker_runtime.model.registry import TaskRegistry
+from worker_runtime.model.states import COMPLETED, FAILED, RUNNING, Reason
+from worker_runtime.model.tasks.definition import task
+from worker_runtime.model.tasks.policy import Retry
 from worker_runtime.stores.sqlite.file.schema import Connect, connect_default
 from worker_runtime.stores.sqlite.store import SqliteStore, SqliteStoreSettings
 

@@ -20,7 +20,10 @@ from tests.stores.support import (
     rows,
     started,
 )
-from worker_runtime.model.job import CANCELLED, FAILED, QUEUED, Failure, Job, Transition
+from worker_runtime.model.activity import Failure
+from worker_runtime.model.job import Job
+from worker_runtime.model.outcome import Transition
+from worker_runtime.model.states import CANCELLED, FAILED, QUEUED
 from worker_runtime.stores.sqlite.archive import IDS_MAX
 from worker_runtime.stores.sqlite.store import SqliteStore
 

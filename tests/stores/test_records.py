@@ -17,22 +17,18 @@ import pytest
 
 from tests.stores.support import registry
 from worker_runtime.errors import InvalidArguments, PayloadTooLarge, RemoteFailure
-from worker_runtime.model.job import (
+from worker_runtime.model.activity import (
     ATTEMPTS_KEPT_MAX,
-    COMPLETED,
-    FAILED,
-    QUEUED,
-    SCHEDULED,
     Activity,
     AttemptRecord,
     Failure,
-    Job,
     Progress,
-    Reason,
-    Transition,
 )
-from worker_runtime.model.tasks.definition import JobOptions, Retry
-from worker_runtime.model.tasks.registry import TaskRegistry
+from worker_runtime.model.job import Job
+from worker_runtime.model.outcome import Transition
+from worker_runtime.model.registry import TaskRegistry
+from worker_runtime.model.states import COMPLETED, FAILED, QUEUED, SCHEDULED, Reason
+from worker_runtime.model.tasks.policy import JobOptions, Retry
 from worker_runtime.stores.sqlite.exception_names import exception_class
 from worker_runtime.stores.sqlite.file.schema import MIGRATIONS
 from worker_runtime.stores.sqlite.file.statements import insert

@@ -27,18 +27,11 @@ from tests.stores.support import (
     started,
 )
 from worker_runtime.errors import InvalidArguments, PayloadTooLarge, StoreUnavailable
-from worker_runtime.model.job import (
-    CANCELLED,
-    COMPLETED,
-    FAILED,
-    QUEUED,
-    SCHEDULED,
-    Failure,
-    Job,
-    Reason,
-    Transition,
-)
-from worker_runtime.model.tasks.registry import TaskRegistry
+from worker_runtime.model.activity import Failure
+from worker_runtime.model.job import Job
+from worker_runtime.model.outcome import Transition
+from worker_runtime.model.registry import TaskRegistry
+from worker_runtime.model.states import CANCELLED, COMPLETED, FAILED, QUEUED, SCHEDULED, Reason
 
 
 async def test_a_job_is_acknowledged_after_its_commit_and_not_before(tmp_path: Path) -> None:

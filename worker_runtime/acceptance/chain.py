@@ -4,25 +4,37 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal, Protocol
 
-from worker_runtime.acceptance.handle import JobHandle, WorkflowHandle
-from worker_runtime.acceptance.options import Call, EnqueueOptions, calls_in
+from worker_runtime.acceptance.call import Call, calls_in
+from worker_runtime.acceptance.handle import JobControl, JobHandle, WorkflowHandle
+from worker_runtime.acceptance.options import EnqueueOptions
 from worker_runtime.errors import InvalidJob, UnknownJob
 from worker_runtime.model.job import Job
 from worker_runtime.model.job_id import check_job_id
-from worker_runtime.model.tasks.definition import JobOptions
-
-if TYPE_CHECKING:
-    from worker_runtime.runtime import Runtime
+from worker_runtime.model.tasks.policy import JobOptions
 
 JOBS_MAX = 10_000
 
 _LABEL = re.compile(r": step (?P<step>\d+), job \d+ of (?P<count>\d+)(?P<group>, in a group)?$")
 
 
+class ChainControl(JobControl, Protocol):
+    """What a chain asks of the runtime that accepts it; see `Runtime` for the meanings."""
+
+    def new_job_id(self) -> str: ...
+
+    def make_job(self, call: Call[Any], options: EnqueueOptions) -> Job: ...
+
+    async def admit_together(
+        self, jobs: Sequence[tuple[Job, Sequence[Job]]], *, is_named: bool
+    ) -> list[JobHandle[Any]]: ...
+
+    async def find(self, job_id: str) -> JobHandle[Any]: ...
+
+
 async def enqueue_chain(
-    runtime: Runtime, steps: Sequence[Call[Any] | Sequence[Call[Any]]], workflow_id: str | None
+    runtime: ChainControl, steps: Sequence[Call[Any] | Sequence[Call[Any]]], workflow_id: str | None
 ) -> WorkflowHandle:
     """See `Runtime.chain`."""
     groups = [[step] if isinstance(step, Call) else calls_in(step) for step in steps]
@@ -61,7 +73,7 @@ async def enqueue_chain(
     return WorkflowHandle(workflow_id, runtime, found, ends_in_group=is_group[-1])
 
 
-async def find_chain(runtime: Runtime, workflow_id: str) -> WorkflowHandle:
+async def find_chain(runtime: ChainControl, workflow_id: str) -> WorkflowHandle:
     """See `Runtime.workflow`."""
     steps: dict[str, list[JobHandle[Any]]] = {}
     number, count, is_group = 0, 1, False

@@ -3,17 +3,29 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from collections.abc import Iterable
+from typing import Any, Generic, Protocol, TypeVar
 
 import msgspec
 
 from worker_runtime.errors import JobCancelled, JobFailed
-from worker_runtime.model.job import COMPLETED, FAILED, Job, JobInfo, Reason, State, describe
-
-if TYPE_CHECKING:
-    from worker_runtime.runtime import Runtime
+from worker_runtime.model.job import Job
+from worker_runtime.model.snapshot import JobInfo, describe
+from worker_runtime.model.states import COMPLETED, FAILED, Reason, State
 
 R_co = TypeVar("R_co", covariant=True)
+
+
+class JobControl(Protocol):
+    """What a handle asks of the runtime that has its job; `Runtime` says what each means."""
+
+    def wait(self, job: Job) -> asyncio.Future[None]: ...
+
+    def stop_waiting(self, job: Job, waiter: asyncio.Future[None]) -> None: ...
+
+    async def cancel(self, job_id: str, message: str = "") -> bool: ...
+
+    async def retry_together(self, jobs: Iterable[Job]) -> int: ...
 
 
 class JobHandle(msgspec.Struct, Generic[R_co], frozen=True, gc=False, eq=False):
@@ -24,7 +36,7 @@ class JobHandle(msgspec.Struct, Generic[R_co], frozen=True, gc=False, eq=False):
     """
 
     job: Job
-    runtime: Runtime
+    runtime: JobControl
     is_new: bool = True
 
     def __repr__(self) -> str:
@@ -95,7 +107,7 @@ class WorkflowHandle(msgspec.Struct, frozen=True, eq=False):
     """
 
     id: str
-    runtime: Runtime
+    runtime: JobControl
     steps: list[list[JobHandle[Any]]]
     ends_in_group: bool = False
 

@@ -7,7 +7,8 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from worker_runtime.acceptance.options import Call, EnqueueOptions
+from worker_runtime.acceptance.call import Call
+from worker_runtime.acceptance.options import EnqueueOptions
 from worker_runtime.acceptance.unique_keys import UniqueKeys
 from worker_runtime.clock.wall import Clock, monotonic
 from worker_runtime.engine.dispatcher import Dispatcher
@@ -23,7 +24,7 @@ from worker_runtime.errors import (
 )
 from worker_runtime.model.job import Job
 from worker_runtime.model.job_id import JobIds, check_job_id
-from worker_runtime.model.tasks.registry import TaskRegistry
+from worker_runtime.model.registry import TaskRegistry
 from worker_runtime.services.forecast import Forecast
 from worker_runtime.services.overload import OverloadControl
 

@@ -9,10 +9,11 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from worker_runtime.acceptance.call import Call
 from worker_runtime.acceptance.intake import Intake
-from worker_runtime.acceptance.options import WIRE, Call, EnqueueOptions
+from worker_runtime.acceptance.options import WIRE, EnqueueOptions
 from worker_runtime.acceptance.unique_keys import Uniqueness
 from worker_runtime.errors import (
     InvalidJob,
@@ -23,9 +24,7 @@ from worker_runtime.errors import (
 )
 from worker_runtime.model.job import Job
 from worker_runtime.stores import Store
-
-if TYPE_CHECKING:
-    from worker_runtime.sharing.queues import SharedQueues
+from worker_runtime.stores.shared import SharedJobs
 
 Accepted = tuple[Job, bool]
 """A job, and whether it is new: False where its id or unique key was known."""
@@ -35,7 +34,7 @@ class Acceptance:
     """`store` is None where accepted jobs are kept in memory alone; `shared` is given where other
     processes take jobs from the same queues."""
 
-    def __init__(self, intake: Intake, store: Store | None, shared: SharedQueues | None) -> None:
+    def __init__(self, intake: Intake, store: Store | None, shared: SharedJobs | None) -> None:
         self._intake = intake
         self._store = store
         self._shared = shared
@@ -59,7 +58,7 @@ class Acceptance:
         return job, True
 
     async def _accept_shared(
-        self, shared: SharedQueues, options: EnqueueOptions, call: Call[Any]
+        self, shared: SharedJobs, options: EnqueueOptions, call: Call[Any]
     ) -> Accepted:
         if options.unique is not None:
             raise InvalidJob(

@@ -3,28 +3,22 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Coroutine, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from datetime import datetime
-from typing import Any, Concatenate, Generic, ParamSpec, TypeVar, overload
+from typing import Any
 
 import msgspec
 
 from worker_runtime.acceptance.handle import JobHandle
 from worker_runtime.acceptance.unique_keys import Uniqueness
 from worker_runtime.errors import InvalidJob
-from worker_runtime.model.context import JobContext
-from worker_runtime.model.job import Job, Priority, State, no_priority
-from worker_runtime.model.tasks.definition import JobOptions, Retry
-
-P = ParamSpec("P")
-R = TypeVar("R")
-R_co = TypeVar("R_co", covariant=True)
+from worker_runtime.model.job import Job
+from worker_runtime.model.states import Priority, State, no_priority
+from worker_runtime.model.tasks.policy import JobOptions, Retry
 
 KEY_CHARS_MAX = 256
 LABEL_CHARS_MAX = 2000
 _DELAY_MAX_S = 10 * 365 * 86_400.0
-
-TaskRef = Callable[..., Any] | str
 
 
 class EnqueueOptions(msgspec.Struct, frozen=True):
@@ -49,55 +43,6 @@ class EnqueueOptions(msgspec.Struct, frozen=True):
 WIRE = EnqueueOptions(must_encode=True, wire=True)
 
 
-class Call(Generic[R_co]):
-    """A task and its arguments, for `enqueue_many`. Make one with `call(...)`."""
-
-    __slots__ = ("args", "kwargs", "task")
-
-    def __init__(self, task: TaskRef, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        self.task = task
-        self.args = args
-        self.kwargs = kwargs
-
-
-@overload
-def call(
-    task: Callable[Concatenate[JobContext, P], Coroutine[Any, Any, R]],
-    /,
-    *args: P.args,
-    **kwargs: P.kwargs,
-) -> Call[R]: ...
-@overload
-def call(
-    task: Callable[P, Coroutine[Any, Any, R]], /, *args: P.args, **kwargs: P.kwargs
-) -> Call[R]: ...
-@overload
-def call(
-    task: Callable[Concatenate[JobContext, P], R], /, *args: P.args, **kwargs: P.kwargs
-) -> Call[R]: ...
-@overload
-def call(task: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> Call[R]: ...
-@overload
-def call(task: str, /, *args: Any, **kwargs: Any) -> Call[Any]: ...
-def call(task: TaskRef, /, *args: Any, **kwargs: Any) -> Call[Any]:
-    """The call `task(*args, **kwargs)`, not made yet."""
-    return Call(task, args, kwargs)
-
-
-def step(task: TaskRef, /, *args: Any, **kwargs: Any) -> Call[Any]:
-    """A call in a chain: it gets the result of the step before it as one more, first argument."""
-    return Call(task, args, kwargs)
-
-
-def calls_in(given: Iterable[Call[Any]]) -> list[Call[Any]]:
-    """The calls as a list. Raises InvalidJob where another thing stands in their place."""
-    calls = list(given) if isinstance(given, Iterable) else [given]
-    for one in calls:
-        if not isinstance(one, Call):
-            raise InvalidJob(f"give call(task, ...) or step(task, ...), not {one!r:.200}")
-    return calls
-
-
 def handles_in(given: Iterable[JobHandle[Any]]) -> tuple[JobHandle[Any], ...]:
     """The handles as a tuple. Raises InvalidJob where another thing stands in their place."""
     handles = tuple(given) if isinstance(given, Iterable) else (given,)
@@ -105,54 +50,6 @@ def handles_in(given: Iterable[JobHandle[Any]]) -> tuple[JobHandle[Any], ...]:
         if not isinstance(one, JobHandle):
             raise InvalidJob(f"after must be handles of jobs, not {one!r:.200}")
     return handles
-
-
-class Enqueuer:
-    """Turns calls into jobs. The task's arguments are the method's own: options never mix in."""
-
-    async def _enqueue(
-        self, task: TaskRef, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> JobHandle[Any]:
-        raise NotImplementedError
-
-    async def _enqueue_many(self, calls: Iterable[Call[Any]]) -> list[JobHandle[Any]]:
-        raise NotImplementedError
-
-    @overload
-    async def enqueue(
-        self,
-        task: Callable[Concatenate[JobContext, P], Coroutine[Any, Any, R]],
-        /,
-        *args: P.args,
-        **kwargs: P.kwargs,
-    ) -> JobHandle[R]: ...
-    @overload
-    async def enqueue(
-        self, task: Callable[P, Coroutine[Any, Any, R]], /, *args: P.args, **kwargs: P.kwargs
-    ) -> JobHandle[R]: ...
-    @overload
-    async def enqueue(
-        self, task: Callable[Concatenate[JobContext, P], R], /, *args: P.args, **kwargs: P.kwargs
-    ) -> JobHandle[R]: ...
-    @overload
-    async def enqueue(
-        self, task: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs
-    ) -> JobHandle[R]: ...
-    @overload
-    async def enqueue(self, task: str, /, *args: Any, **kwargs: Any) -> JobHandle[Any]: ...
-    def enqueue(
-        self, task: TaskRef, /, *args: Any, **kwargs: Any
-    ) -> Coroutine[Any, Any, JobHandle[Any]]:
-        """Accept the call `task(*args, **kwargs)` as a job and return its handle.
-
-        Once this returns, the job is accepted: it runs, or is kept, as the store promises.
-        Raises Refused (see `worker_runtime.errors`), and then the job never runs.
-        """
-        return self._enqueue(task, args, kwargs)
-
-    async def enqueue_many(self, calls: Iterable[Call[R]]) -> list[JobHandle[R]]:
-        """Accept all of the calls, or none: raises Refused for the first that cannot be."""
-        return await self._enqueue_many(calls_in(calls))
 
 
 def enqueue_options(

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Awaitable, Callable, Iterable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from worker_runtime.acceptance.handle import JobHandle
+from worker_runtime.acceptance.call import Call, TaskRef
+from worker_runtime.acceptance.enqueuer import Enqueuer
+from worker_runtime.acceptance.handle import JobControl, JobHandle
 from worker_runtime.acceptance.intake import PLAIN, Intake
-from worker_runtime.acceptance.options import Call, EnqueueOptions, Enqueuer, TaskRef
+from worker_runtime.acceptance.options import EnqueueOptions
 from worker_runtime.errors import InvalidJob
 from worker_runtime.model.job import Job
 from worker_runtime.stores.sqlite.transaction import StoreTransaction
-
-if TYPE_CHECKING:
-    from worker_runtime.runtime import Runtime
 
 
 class Transaction(Enqueuer):
@@ -27,7 +26,7 @@ class Transaction(Enqueuer):
 
     def __init__(
         self,
-        runtime: Runtime,
+        runtime: JobControl,
         intake: Intake,
         known: Callable[[Job, EnqueueOptions], Awaitable[Job | None]],
         session: StoreTransaction,

@@ -5,7 +5,8 @@ from __future__ import annotations
 import msgspec
 
 from worker_runtime.engine.table import JobTable
-from worker_runtime.model.job import COMPLETED, QUEUED, RUNNING, SCHEDULED, Job, State
+from worker_runtime.model.job import Job
+from worker_runtime.model.states import COMPLETED, QUEUED, RUNNING, SCHEDULED, State
 
 UNFINISHED = frozenset({SCHEDULED, QUEUED, RUNNING})
 _SPARE_KEYS = 1_000

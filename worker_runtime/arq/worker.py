@@ -22,24 +22,20 @@ from worker_runtime.arq.cron import CronLoop
 from worker_runtime.arq.log_lines import bounded_repr, extra_of, log_redis_info, truncate
 from worker_runtime.arq.settings import ArqFunction, read_settings
 from worker_runtime.errors import ExecutorFailure, JobInterrupted, RunAgain
+from worker_runtime.model.activity import Failure
 from worker_runtime.model.context import JobContext
-from worker_runtime.model.job import (
-    CANCELLED,
-    COMPLETED,
-    QUEUED,
-    SCHEDULED,
-    Failure,
-    Job,
-    Transition,
-)
-from worker_runtime.model.tasks.definition import NO_RETRY, policy_of, task
+from worker_runtime.model.job import Job
+from worker_runtime.model.outcome import Transition
+from worker_runtime.model.states import CANCELLED, COMPLETED, QUEUED, SCHEDULED
+from worker_runtime.model.tasks.definition import policy_of, task
+from worker_runtime.model.tasks.policy import NO_RETRY
 from worker_runtime.runtime import Runtime
 from worker_runtime.settings import QueueSettings, Settings
-from worker_runtime.sharing.queues import SharedSetup
 from worker_runtime.stores.redis.location import close_client
 from worker_runtime.stores.redis.manner import Manner
 from worker_runtime.stores.redis.store import RedisStore
 from worker_runtime.stores.redis.wire.layout import CRON_HOLD_MS, Wire
+from worker_runtime.stores.shared import SharedSetup
 
 logger = logging.getLogger("arq.worker")
 

@@ -21,7 +21,7 @@ from worker_runtime.errors import (
     StoreUnavailable,
     UnknownJob,
 )
-from worker_runtime.model.job import State
+from worker_runtime.model.states import State
 from worker_runtime.settings import Settings
 
 EXIT_REFUSED = 1

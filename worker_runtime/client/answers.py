@@ -11,7 +11,7 @@ import msgspec
 
 from worker_runtime import errors
 from worker_runtime.contracts.fetch import Fetched, FetchFailed
-from worker_runtime.model.job import JobInfo
+from worker_runtime.model.snapshot import JobInfo
 
 _ERROR_OF_CODE: dict[str, type[errors.Refused | errors.UnknownJob | errors.InvalidTransition]] = {
     "invalid_arguments": errors.InvalidArguments,

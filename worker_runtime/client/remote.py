@@ -30,11 +30,11 @@ from worker_runtime.client.answers import (
     retry_after_s,
 )
 from worker_runtime.contracts.fetch import Fetched, FetchFailed, fetch
-from worker_runtime.control.queues import QueueInfo
 from worker_runtime.errors import JobCancelled, JobFailed, WorkerRuntimeError
 from worker_runtime.model.context import JobContext
-from worker_runtime.model.job import COMPLETED, FAILED, Priority, Reason, State
 from worker_runtime.model.job_id import JobIds
+from worker_runtime.model.snapshot import QueueInfo
+from worker_runtime.model.states import COMPLETED, FAILED, Priority, Reason, State
 from worker_runtime.model.tasks.definition import name_of
 
 __all__ = ["Client", "ConfiguredClient", "RemoteJob", "Retries", "WorkerUnreachable"]

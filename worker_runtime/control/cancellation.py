@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from worker_runtime.clock.wall import Clock
 from worker_runtime.engine.dispatcher import Dispatcher
 from worker_runtime.engine.finisher import Finisher
 from worker_runtime.engine.held import HeldJobs
-from worker_runtime.model.job import RUNNING, Failure, Job, Outcome, OutcomeKind, StopReason
-
-if TYPE_CHECKING:
-    from worker_runtime.sharing.queues import SharedQueues
+from worker_runtime.model.activity import Failure
+from worker_runtime.model.job import Job
+from worker_runtime.model.outcome import Outcome, OutcomeKind
+from worker_runtime.model.states import RUNNING, StopReason
+from worker_runtime.stores.shared import SharedJobs
 
 
 class Cancellation:
@@ -23,7 +22,7 @@ class Cancellation:
         finisher: Finisher,
         held: HeldJobs,
         clock: Clock,
-        shared: SharedQueues | None,
+        shared: SharedJobs | None,
     ) -> None:
         self._dispatcher = dispatcher
         self._finisher = finisher

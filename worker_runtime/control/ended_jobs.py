@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Sequence
-from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -13,11 +12,10 @@ from worker_runtime.control.inspection import Inspection, JobFilter
 from worker_runtime.engine.finisher import Finisher
 from worker_runtime.engine.table import JobTable
 from worker_runtime.errors import InvalidTransition, Unavailable, UnknownJob
-from worker_runtime.model.job import CANCELLED, COMPLETED, FAILED, TERMINAL_STATES, Job
+from worker_runtime.model.job import Job
+from worker_runtime.model.states import CANCELLED, COMPLETED, FAILED, TERMINAL_STATES
 from worker_runtime.stores import Archive
-
-if TYPE_CHECKING:
-    from worker_runtime.sharing.queues import SharedQueues
+from worker_runtime.stores.shared import SharedJobs
 
 RETRYABLE_STATES = frozenset({FAILED, CANCELLED})
 
@@ -40,7 +38,7 @@ class DeadLetters:
         archive: Archive | None,
         intake: Intake,
         finisher: Finisher,
-        shared: SharedQueues | None,
+        shared: SharedJobs | None,
     ) -> None:
         self._inspection = inspection
         self._table = table

@@ -3,35 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
 
 import msgspec
 
 from worker_runtime.engine.dispatcher import Dispatcher
 from worker_runtime.engine.slots import Lane
 from worker_runtime.errors import ConfigurationError, UnknownQueue
-from worker_runtime.model.job import QUEUED, Job
+from worker_runtime.model.job import Job
+from worker_runtime.model.snapshot import QueueInfo
+from worker_runtime.model.states import QUEUED
 from worker_runtime.settings import QueueSettings
-
-if TYPE_CHECKING:
-    from worker_runtime.sharing.queues import SharedQueues
-
-
-class QueueInfo(msgspec.Struct, frozen=True):
-    """A queue as it is now. `waiting` counts ready and scheduled jobs, `running` attempts."""
-
-    name: str
-    waiting: int
-    running: int
-    concurrency: int
-    capacity: int
-    paused: bool
+from worker_runtime.stores.shared import SharedJobs
 
 
 class QueueControl:
     """All methods raise UnknownQueue for a queue that is not there; see `Runtime` for the rest."""
 
-    def __init__(self, dispatcher: Dispatcher, shared: SharedQueues | None) -> None:
+    def __init__(self, dispatcher: Dispatcher, shared: SharedJobs | None) -> None:
         self._lanes: Mapping[str, Lane] = dispatcher.lanes
         self._dispatcher = dispatcher
         self._shared = shared
@@ -44,7 +32,7 @@ class QueueControl:
         lane.is_paused = False
         self._dispatcher.wake(lane)
         if self._shared is not None:
-            self._shared.claimer.wake()
+            self._shared.look_again()
 
     def resize(self, queue: str, *, concurrency: int | None, capacity: int | None) -> None:
         """None leaves a limit as it is. Raises ConfigurationError too."""

@@ -8,7 +8,7 @@ from worker_runtime.acceptance.intake import Intake
 from worker_runtime.control.inspection import Inspection
 from worker_runtime.errors import UnknownJob
 from worker_runtime.model.job import Job
-from worker_runtime.model.tasks.registry import TaskRegistry
+from worker_runtime.model.registry import TaskRegistry
 from worker_runtime.stores import Store
 
 logger = logging.getLogger("worker_runtime")

@@ -15,10 +15,12 @@ from worker_runtime.errors import (
     RunAgain,
     StoreUnavailable,
 )
+from worker_runtime.model.activity import Failure
 from worker_runtime.model.bounded import error_text, traceback_text
 from worker_runtime.model.context import JobContext, RecordReporter
-from worker_runtime.model.job import Failure, Job, Outcome, OutcomeKind, Reason, StopReason
-from worker_runtime.model.job_policy import retry_of, timeout_of
+from worker_runtime.model.job import Job, retry_of, timeout_of
+from worker_runtime.model.outcome import Outcome, OutcomeKind
+from worker_runtime.model.states import Reason, StopReason
 from worker_runtime.stores import Store
 
 # Enum member access costs a descriptor call on 3.11.

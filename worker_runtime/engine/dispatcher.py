@@ -23,17 +23,10 @@ from worker_runtime.engine.events import EventHub
 from worker_runtime.engine.finisher import Finisher
 from worker_runtime.engine.lines.limits import LimitedQueue
 from worker_runtime.engine.slots import Lane, Slot
-from worker_runtime.model.job import (
-    QUEUED,
-    RUNNING,
-    SCHEDULED,
-    Failure,
-    Job,
-    Outcome,
-    OutcomeKind,
-    Reason,
-    StopReason,
-)
+from worker_runtime.model.activity import Failure
+from worker_runtime.model.job import Job
+from worker_runtime.model.outcome import Outcome, OutcomeKind
+from worker_runtime.model.states import QUEUED, RUNNING, SCHEDULED, Reason, StopReason
 
 logger = logging.getLogger("worker_runtime.dispatcher")
 

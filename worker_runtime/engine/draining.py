@@ -8,7 +8,7 @@ from collections.abc import Callable
 from worker_runtime.engine.dispatcher import Dispatcher
 from worker_runtime.engine.finisher import Finisher
 from worker_runtime.engine.slots import Lane
-from worker_runtime.model.job import StopReason
+from worker_runtime.model.states import StopReason
 
 
 class Draining:

@@ -8,7 +8,8 @@ from types import TracebackType
 
 import msgspec
 
-from worker_runtime.model.job import Job, Reason, State
+from worker_runtime.model.job import Job
+from worker_runtime.model.states import Reason, State
 
 BUFFER_MAX = 100_000
 

@@ -17,24 +17,20 @@ import msgspec
 
 from worker_runtime.engine.events import EventHub
 from worker_runtime.engine.table import JobTable
-from worker_runtime.model.encoding import Unencodable, encode_value
-from worker_runtime.model.job import (
+from worker_runtime.model.activity import Failure
+from worker_runtime.model.bounded import Unencodable, encode_value
+from worker_runtime.model.job import Job, retry_of, ttl_of
+from worker_runtime.model.outcome import Outcome, OutcomeKind, Transition, with_ended_attempt
+from worker_runtime.model.states import (
     CANCELLED,
     COMPLETED,
     FAILED,
     QUEUED,
     SCHEDULED,
     TERMINAL_STATES,
-    Failure,
-    Job,
-    Outcome,
-    OutcomeKind,
     Reason,
     StopReason,
-    Transition,
-    with_ended_attempt,
 )
-from worker_runtime.model.job_policy import retry_of, ttl_of
 from worker_runtime.model.tally import DURATION_BUCKETS_S
 from worker_runtime.stores import Store
 

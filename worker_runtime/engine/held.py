@@ -17,16 +17,10 @@ from worker_runtime.engine.dispatcher import Dispatcher
 from worker_runtime.engine.finisher import Finisher
 from worker_runtime.engine.table import JobTable
 from worker_runtime.errors import InvalidArguments
-from worker_runtime.model.job import (
-    COMPLETED,
-    SCHEDULED,
-    Failure,
-    Job,
-    Outcome,
-    OutcomeKind,
-    Reason,
-    StopReason,
-)
+from worker_runtime.model.activity import Failure
+from worker_runtime.model.job import Job
+from worker_runtime.model.outcome import Outcome, OutcomeKind
+from worker_runtime.model.states import COMPLETED, SCHEDULED, Reason, StopReason
 
 
 class _Held(msgspec.Struct, gc=False, eq=False):

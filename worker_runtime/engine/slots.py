@@ -11,8 +11,8 @@ from worker_runtime.engine.lines.limits import LimitedQueue
 from worker_runtime.engine.lines.priority_queue import PriorityQueue
 from worker_runtime.executors import Executor
 from worker_runtime.model.context import JobContext
-from worker_runtime.model.job import Job, StopReason
-from worker_runtime.model.job_policy import timeout_of
+from worker_runtime.model.job import Job, timeout_of
+from worker_runtime.model.states import StopReason
 
 
 class Lane:

@@ -15,8 +15,7 @@ from itertools import islice
 import msgspec
 
 from worker_runtime.errors import ShuttingDown, Unavailable
-from worker_runtime.model.job import Job
-from worker_runtime.model.job_policy import ttl_of
+from worker_runtime.model.job import Job, ttl_of
 
 _PRUNED_AT_A_TIME = 1000
 

@@ -6,7 +6,8 @@ from collections.abc import Awaitable
 from typing import Any, Protocol
 
 from worker_runtime.model.context import JobContext
-from worker_runtime.model.job import Job, StopReason
+from worker_runtime.model.job import Job
+from worker_runtime.model.states import StopReason
 
 
 class Call(Protocol):

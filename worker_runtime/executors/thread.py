@@ -14,7 +14,7 @@ from typing import Any
 
 from worker_runtime.errors import ExecutorFull
 from worker_runtime.executors import Call
-from worker_runtime.model.job import StopReason
+from worker_runtime.model.states import StopReason
 
 logger = logging.getLogger("worker_runtime.executors")
 

@@ -16,7 +16,7 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
-from worker_runtime.model.job import JOB_ID_PATTERN
+from worker_runtime.model.states import JOB_ID_PATTERN
 
 MEMBERS_MAX = 1000
 _COMPLETED_MAX = 1000

@@ -7,7 +7,8 @@ import time
 from typing import Any, Protocol
 
 from worker_runtime.errors import JobInterrupted
-from worker_runtime.model.job import Counts, Job, Metric, Progress
+from worker_runtime.model.activity import Counts, Metric, Progress
+from worker_runtime.model.job import Job
 
 METRICS_KEPT_MAX = 10_000
 STEP_CHARS_MAX = 500

@@ -7,7 +7,7 @@ import os
 import re
 
 from worker_runtime.errors import InvalidJob
-from worker_runtime.model.job import JOB_ID_PATTERN
+from worker_runtime.model.states import JOB_ID_PATTERN
 
 _matches = re.compile(JOB_ID_PATTERN).fullmatch
 _RANDOM_BYTES = 9

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from worker_runtime.model.job import Reason
+from worker_runtime.model.states import Reason
 
 DURATION_BUCKETS_S = (
     0.001,

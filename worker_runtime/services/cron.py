@@ -20,7 +20,7 @@ import msgspec
 from cronsim import CronSim, CronSimError
 
 from worker_runtime.errors import ConfigurationError, Refused, Unavailable
-from worker_runtime.model.job import JOB_ID_PATTERN
+from worker_runtime.model.states import JOB_ID_PATTERN
 from worker_runtime.model.tasks.definition import TaskDefinition
 from worker_runtime.stores import Store
 

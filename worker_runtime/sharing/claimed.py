@@ -13,16 +13,11 @@ from worker_runtime.engine.finisher import Finisher
 from worker_runtime.engine.slots import Lane
 from worker_runtime.engine.table import JobTable
 from worker_runtime.errors import InvalidArguments
-from worker_runtime.model.job import (
-    RUNNING,
-    Failure,
-    Job,
-    Outcome,
-    OutcomeKind,
-    Reason,
-    StopReason,
-)
-from worker_runtime.model.tasks.registry import TaskRegistry
+from worker_runtime.model.activity import Failure
+from worker_runtime.model.job import Job
+from worker_runtime.model.outcome import Outcome, OutcomeKind
+from worker_runtime.model.registry import TaskRegistry
+from worker_runtime.model.states import RUNNING, Reason, StopReason
 from worker_runtime.stores.redis.lookup import UNKNOWN_FUNCTION
 from worker_runtime.stores.redis.manner import Claimed
 from worker_runtime.stores.redis.store import RedisStore

@@ -17,15 +17,16 @@ from worker_runtime.engine.dispatcher import Dispatcher
 from worker_runtime.engine.draining import Draining
 from worker_runtime.engine.slots import Lane
 from worker_runtime.engine.table import JobTable
-from worker_runtime.model.job import RUNNING, Job, StopReason
+from worker_runtime.model.job import Job
+from worker_runtime.model.states import RUNNING, StopReason
 from worker_runtime.sharing.claimed import Admission
 from worker_runtime.stores.redis.location import close_client, end_tasks, exceptions, is_passing
 from worker_runtime.stores.redis.store import RedisStore
 from worker_runtime.stores.redis.wire.layout import ABORT_AGE_MAX_MS, ABORT_KEY, WAKE_CHANNEL
+from worker_runtime.stores.shared import POLL_MAX_S
 
 logger = logging.getLogger("worker_runtime.claimer")
 
-POLL_MAX_S = 0.5
 _POLL_MIN_S = 0.01
 _BACKOFF_FIRST_S = 0.05
 _BACKOFF_MAX_S = 1.0

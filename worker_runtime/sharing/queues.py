@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from worker_runtime.acceptance.intake import Intake
@@ -16,57 +15,32 @@ from worker_runtime.engine.slots import Lane
 from worker_runtime.engine.table import JobTable
 from worker_runtime.errors import ConfigurationError, InvalidTransition
 from worker_runtime.model.job import Job
-from worker_runtime.model.tasks.registry import TaskRegistry
+from worker_runtime.model.registry import TaskRegistry
 from worker_runtime.settings import Settings
 from worker_runtime.sharing.claimed import Admission
-from worker_runtime.sharing.claimer import POLL_MAX_S, Claimer
+from worker_runtime.sharing.claimer import Claimer
 from worker_runtime.stores.redis.ends import HealthKey
 from worker_runtime.stores.redis.store import RedisStore
+from worker_runtime.stores.shared import SharedSetup
 
 _UNBOUNDED = 1 << 53
 
 
-@dataclass(frozen=True, slots=True)
-class SharedSetup:
-    """A shared store and how a runtime is to work with it.
-
-    serves          the queues to take jobs from; None: all
-    tries_max       see `Admission`, as `crashes_max`, `aborts` and `leaves_unknown`
-    poll_max_s      the longest time between two looks into a queue
-    jobs_max        how many jobs are taken at most; None: any number
-    any_name        task names are the fleet's, and may be any text
-    keeps_late_ends see `Attempts`
-    health_every_s  how often the health key is written; 0: never. `health_key`: its name, by queue
-    """
-
-    store: RedisStore
-    serves: Collection[str] | None = None
-    tries_max: Callable[[str], int] | None = None
-    aborts: bool = True
-    leaves_unknown: bool = True
-    poll_max_s: float = POLL_MAX_S
-    jobs_max: int | None = None
-    any_name: bool = False
-    keeps_late_ends: bool = False
-    health_every_s: float = 30.0
-    health_key: str | None = None
-
-    @classmethod
-    def from_settings(cls, settings: Settings) -> SharedSetup:
-        """Raises ConfigurationError."""
-        for queue in settings.queues:
-            if queue.aging_s is not None:
-                raise ConfigurationError(
-                    f"queue {queue.name!r}: aging_s cannot work with a Redis store, where each "
-                    "priority is a line of its own; leave it out"
-                )
-        store = RedisStore.from_url(
-            settings.store,
-            payload_bytes_max=settings.payload_bytes_max,
-            result_ttl_s=settings.history_ttl_s,
-        )
-        store.capacities = {q.name: q.capacity for q in settings.queues if q.capacity}
-        return cls(store, health_every_s=settings.health_check_interval_s)
+def setup_from(settings: Settings) -> SharedSetup[RedisStore]:
+    """The setup that `settings.store` names. Raises ConfigurationError."""
+    for queue in settings.queues:
+        if queue.aging_s is not None:
+            raise ConfigurationError(
+                f"queue {queue.name!r}: aging_s cannot work with a Redis store, where each "
+                "priority is a line of its own; leave it out"
+            )
+    store = RedisStore.from_url(
+        settings.store,
+        payload_bytes_max=settings.payload_bytes_max,
+        result_ttl_s=settings.history_ttl_s,
+    )
+    store.capacities = {q.name: q.capacity for q in settings.queues if q.capacity}
+    return SharedSetup(store, health_every_s=settings.health_check_interval_s)
 
 
 class SharedQueues:
@@ -74,7 +48,7 @@ class SharedQueues:
 
     def __init__(
         self,
-        setup: SharedSetup,
+        setup: SharedSetup[RedisStore],
         *,
         registry: TaskRegistry,
         lanes: dict[str, Lane],
@@ -160,6 +134,12 @@ class SharedQueues:
         """Somebody waits for this job, wherever it runs."""
         if self._table.jobs.get(job.id) is not job and not job.is_ended:
             self.store.lookup.watch(job)
+
+    def look_again(self) -> None:
+        self.claimer.wake()
+
+    async def wait_drained(self) -> None:
+        await self.claimer.wait_drained()
 
     def is_here(self, job: Job) -> bool:
         return job.id in self._table.jobs

@@ -10,7 +10,9 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any, Protocol, runtime_checkable
 
-from worker_runtime.model.job import Job, State, Transition
+from worker_runtime.model.job import Job
+from worker_runtime.model.outcome import Transition
+from worker_runtime.model.states import State
 from worker_runtime.model.tasks.definition import TaskDefinition
 
 

@@ -11,8 +11,9 @@ from collections import OrderedDict, deque
 from collections.abc import Iterator, Mapping
 
 from worker_runtime.engine.lines.priority_queue import PriorityQueue
-from worker_runtime.model.job import Job, Priority
-from worker_runtime.model.tasks.definition import Limit
+from worker_runtime.model.job import Job
+from worker_runtime.model.states import Priority
+from worker_runtime.model.tasks.policy import Limit
 
 _USES_KEPT_MAX = 10_000
 

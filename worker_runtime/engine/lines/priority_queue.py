@@ -11,7 +11,8 @@ from collections import deque
 from collections.abc import Iterator
 from itertools import chain
 
-from worker_runtime.model.job import Job, Priority
+from worker_runtime.model.job import Job
+from worker_runtime.model.states import Priority
 
 _COMPACT_AT_LEAST = 256
 

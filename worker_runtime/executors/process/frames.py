@@ -23,7 +23,7 @@ from typing import Any
 
 import msgspec
 
-from worker_runtime.model.job import Metric, Progress
+from worker_runtime.model.activity import Metric, Progress
 
 REQUEST_HEADER = struct.Struct("<BI")
 """Kind, serial number of the request. The payload is the rest of the message."""

@@ -9,7 +9,9 @@ from collections.abc import Iterable
 from datetime import datetime
 from typing import TYPE_CHECKING
 
-from worker_runtime.model.job import COMPLETED, TERMINAL_STATES, Job, Transition
+from worker_runtime.model.job import Job
+from worker_runtime.model.outcome import Transition
+from worker_runtime.model.states import COMPLETED, TERMINAL_STATES
 from worker_runtime.stores.redis.location import end_tasks, exceptions
 from worker_runtime.stores.redis.wire.layout import HEALTH_SUFFIX
 

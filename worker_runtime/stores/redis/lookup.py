@@ -13,18 +13,10 @@ from typing import Any
 import msgspec
 
 from worker_runtime.errors import StoreUnavailable
-from worker_runtime.model.job import (
-    CANCELLED,
-    FAILED,
-    QUEUED,
-    RUNNING,
-    SCHEDULED,
-    Failure,
-    Job,
-    Progress,
-    Reason,
-    Transition,
-)
+from worker_runtime.model.activity import Failure, Progress
+from worker_runtime.model.job import Job
+from worker_runtime.model.outcome import Transition
+from worker_runtime.model.states import CANCELLED, FAILED, QUEUED, RUNNING, SCHEDULED, Reason
 from worker_runtime.model.tasks.definition import TaskDefinition
 from worker_runtime.stores.redis.leases import Lease
 from worker_runtime.stores.redis.location import Script, end_tasks, exceptions

@@ -6,8 +6,8 @@ from collections.abc import Awaitable
 
 import msgspec
 
-from worker_runtime.model.job import Job, Transition
-from worker_runtime.model.job_policy import ttl_of
+from worker_runtime.model.job import Job, ttl_of
+from worker_runtime.model.outcome import Transition
 from worker_runtime.stores.redis.leases import Lease
 from worker_runtime.stores.redis.wire.layout import DEFAULT_QUEUE_KEY
 

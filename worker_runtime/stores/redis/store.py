@@ -19,7 +19,9 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequen
 from typing import Any
 
 from worker_runtime.errors import QueueFull, StoreUnavailable
-from worker_runtime.model.job import QUEUED, SCHEDULED, Job, Priority, Transition
+from worker_runtime.model.job import Job
+from worker_runtime.model.outcome import Transition
+from worker_runtime.model.states import QUEUED, SCHEDULED, Priority
 from worker_runtime.model.tasks.definition import TaskDefinition
 from worker_runtime.stores import Recorded
 from worker_runtime.stores.redis.claims import ClaimCalls

@@ -7,8 +7,11 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
-from worker_runtime.model.job import QUEUED, Job, State, Transition
-from worker_runtime.model.tasks.definition import TaskDefinition, TaskPolicy
+from worker_runtime.model.job import Job
+from worker_runtime.model.outcome import Transition
+from worker_runtime.model.states import QUEUED, State
+from worker_runtime.model.tasks.definition import TaskDefinition
+from worker_runtime.model.tasks.policy import TaskPolicy
 from worker_runtime.stores.sqlite.batch import Batch
 from worker_runtime.stores.sqlite.file.reader import Reader
 from worker_runtime.stores.sqlite.file.retention import Retention

@@ -6,7 +6,7 @@ import builtins
 import sys
 from typing import Any
 
-from worker_runtime.model.tasks.definition import qualified_name
+from worker_runtime.model.tasks.policy import qualified_name
 
 
 class _MatchesByName(type):

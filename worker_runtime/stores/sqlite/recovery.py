@@ -11,7 +11,10 @@ from typing import Any
 import msgspec
 
 from worker_runtime.errors import ConfigurationError, InvalidArguments, StoreUnavailable
-from worker_runtime.model.job import FAILED, QUEUED, Failure, Job, Reason, Transition
+from worker_runtime.model.activity import Failure
+from worker_runtime.model.job import Job
+from worker_runtime.model.outcome import Transition
+from worker_runtime.model.states import FAILED, QUEUED, Reason
 from worker_runtime.model.tasks.definition import TaskDefinition
 from worker_runtime.stores.sqlite.batch import Batch
 from worker_runtime.stores.sqlite.file.reader import Reader

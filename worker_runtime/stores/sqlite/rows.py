@@ -14,24 +14,13 @@ from typing import Any, Literal
 import msgspec
 
 from worker_runtime.errors import InvalidArguments, PayloadTooLarge
-from worker_runtime.model.encoding import Unencodable, encode_value
-from worker_runtime.model.job import (
-    QUEUED,
-    RUNNING,
-    SCHEDULED,
-    TERMINAL_STATES,
-    Activity,
-    AttemptRecord,
-    Failure,
-    Job,
-    Metric,
-    Progress,
-    State,
-    Transition,
-    with_ended_attempt,
-)
-from worker_runtime.model.job_policy import ttl_of
-from worker_runtime.model.tasks.definition import JobOptions, Retry, TaskDefinition, qualified_name
+from worker_runtime.model.activity import Activity, AttemptRecord, Failure, Metric, Progress
+from worker_runtime.model.bounded import Unencodable, encode_value
+from worker_runtime.model.job import Job, ttl_of
+from worker_runtime.model.outcome import Transition, with_ended_attempt
+from worker_runtime.model.states import QUEUED, RUNNING, SCHEDULED, TERMINAL_STATES, State
+from worker_runtime.model.tasks.definition import TaskDefinition
+from worker_runtime.model.tasks.policy import JobOptions, Retry, qualified_name
 from worker_runtime.stores.sqlite.exception_names import exception_class
 
 Columns = tuple[Any, ...]

@@ -18,7 +18,9 @@ from urllib.parse import parse_qsl, unquote
 import msgspec
 
 from worker_runtime.errors import ConfigurationError, InvalidArguments, PayloadTooLarge
-from worker_runtime.model.job import FAILED, TERMINAL_STATES, Job, State, Transition
+from worker_runtime.model.job import Job
+from worker_runtime.model.outcome import Transition
+from worker_runtime.model.states import FAILED, TERMINAL_STATES, State
 from worker_runtime.model.tasks.definition import TaskDefinition
 from worker_runtime.stores.sqlite.archive import Archive
 from worker_runtime.stores.sqlite.batch import Batch, Row

@@ -14,10 +14,12 @@ import msgspec
 from aiohttp import web
 from prometheus_client import Metric
 
+from worker_runtime.acceptance.call import Call
 from worker_runtime.acceptance.handle import JobHandle
-from worker_runtime.acceptance.options import Call, EnqueueOptions
+from worker_runtime.acceptance.options import EnqueueOptions
 from worker_runtime.errors import InvalidJob, Unavailable, UnknownJob, WorkerRuntimeError
-from worker_runtime.model.job import CANCELLED, Job, State
+from worker_runtime.model.job import Job
+from worker_runtime.model.states import CANCELLED, State
 from worker_runtime.runtime import Runtime
 from worker_runtime.settings import Settings
 from worker_runtime.web.native.documents import (

@@ -10,9 +10,10 @@ import msgspec
 
 from worker_runtime.acceptance.handle import JobHandle
 from worker_runtime.acceptance.options import WIRE, EnqueueOptions, enqueue_options
-from worker_runtime.control.inspection import AttemptInfo, attempts_of
 from worker_runtime.errors import InvalidJob
-from worker_runtime.model.job import COMPLETED, PRIORITY_NAMES, Job, JobInfo, Priority, described_as
+from worker_runtime.model.job import Job
+from worker_runtime.model.snapshot import AttemptInfo, JobInfo, attempts_of, described_as
+from worker_runtime.model.states import COMPLETED, PRIORITY_NAMES, Priority
 from worker_runtime.model.tasks.definition import TaskDefinition
 from worker_runtime.model.tasks.signature import Signature
 from worker_runtime.web.wire.bodies.reading import encode_json, encode_msgpack

@@ -23,8 +23,10 @@ from worker_runtime.acceptance.options import EnqueueOptions
 from worker_runtime.contracts.domains import id_prefix, is_agent, service_of, type_of
 from worker_runtime.errors import ConfigurationError, Unavailable, UnknownJob
 from worker_runtime.model.context import METRICS_KEPT_MAX
-from worker_runtime.model.job import CANCELLED, Job
-from worker_runtime.model.tasks.definition import JobOptions, TaskDefinition
+from worker_runtime.model.job import Job
+from worker_runtime.model.states import CANCELLED
+from worker_runtime.model.tasks.definition import TaskDefinition
+from worker_runtime.model.tasks.policy import JobOptions
 from worker_runtime.runtime import Runtime
 from worker_runtime.services.resources import capabilities
 from worker_runtime.settings import UNTYPED_NAME, Settings

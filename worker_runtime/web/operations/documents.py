@@ -15,7 +15,9 @@ from typing import Any
 import msgspec
 
 from worker_runtime.contracts.domains import is_agent, type_of
-from worker_runtime.model.job import COMPLETED, RUNNING, Counts, Job, Metric, Progress, StopReason
+from worker_runtime.model.activity import Counts, Metric, Progress
+from worker_runtime.model.job import Job
+from worker_runtime.model.states import COMPLETED, RUNNING, StopReason
 from worker_runtime.model.tasks.definition import TaskDefinition
 from worker_runtime.runtime import Runtime
 

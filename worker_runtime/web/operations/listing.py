@@ -9,7 +9,8 @@ from typing import Any
 from aiohttp import web
 
 from worker_runtime.contracts.domains import type_of
-from worker_runtime.model.job import TERMINAL_STATES, Job
+from worker_runtime.model.job import Job
+from worker_runtime.model.states import TERMINAL_STATES
 from worker_runtime.model.tasks.definition import TaskDefinition
 from worker_runtime.runtime import Runtime
 from worker_runtime.stores import Archive

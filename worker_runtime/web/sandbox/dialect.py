@@ -20,10 +20,11 @@ from prometheus_client import Metric
 
 import worker_runtime
 from worker_runtime.acceptance.options import WIRE
-from worker_runtime.control.queues import QueueInfo
 from worker_runtime.errors import InvalidArguments, WorkerRuntimeError
-from worker_runtime.model.job import CANCELLED, COMPLETED, Job, Reason
+from worker_runtime.model.job import Job
 from worker_runtime.model.job_id import JobIds
+from worker_runtime.model.snapshot import QueueInfo
+from worker_runtime.model.states import CANCELLED, COMPLETED, Reason
 from worker_runtime.model.tasks.definition import TaskDefinition
 from worker_runtime.runtime import Runtime
 from worker_runtime.settings import Settings

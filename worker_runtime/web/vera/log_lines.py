@@ -6,7 +6,7 @@ import asyncio
 import logging
 
 from worker_runtime.engine.events import Missed
-from worker_runtime.model.job import COMPLETED, RUNNING
+from worker_runtime.model.states import COMPLETED, RUNNING
 from worker_runtime.runtime import Runtime
 
 logger = logging.getLogger("worker_runtime.web.vera")

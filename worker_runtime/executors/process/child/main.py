@@ -40,7 +40,8 @@ from worker_runtime.executors.process.child.reporting import (
 )
 from worker_runtime.model.bounded import cut, error_text, traceback_text
 from worker_runtime.model.context import JobContext
-from worker_runtime.model.tasks.definition import TaskDefinition, qualified_name
+from worker_runtime.model.tasks.definition import TaskDefinition
+from worker_runtime.model.tasks.policy import qualified_name
 
 ERROR_BYTES_MAX = 8192
 _UNREADABLE = "the arguments cannot be read in the child process: "

@@ -18,9 +18,9 @@ from typing import Any
 import msgspec
 
 from worker_runtime.executors.process import frames as wire
+from worker_runtime.model.activity import Metric, Progress
 from worker_runtime.model.bounded import cut
 from worker_runtime.model.context import METRICS_KEPT_MAX
-from worker_runtime.model.job import Metric, Progress
 
 REPORT_INTERVAL_S = 0.02
 LOG_LINES_PER_S = 1000

@@ -15,7 +15,7 @@ from worker_runtime.executors.process.parent.output import OutputReader
 from worker_runtime.model.bounded import error_text
 from worker_runtime.model.context import RecordReporter
 from worker_runtime.model.job import Job
-from worker_runtime.model.tasks.definition import qualified_name
+from worker_runtime.model.tasks.policy import qualified_name
 
 child_logger = logging.getLogger("worker_runtime.child")
 

@@ -27,7 +27,7 @@ from worker_runtime.executors.process.catalogue import catalogue
 from worker_runtime.executors.process.parent.child import ChildProcess
 from worker_runtime.executors.process.parent.supervisor import Supervisor
 from worker_runtime.executors.process.parent.work import BUSY, IDLE, LEAVING, STARTING, Work
-from worker_runtime.model.job import StopReason
+from worker_runtime.model.states import StopReason
 from worker_runtime.model.tasks.definition import TaskDefinition
 from worker_runtime.settings import ProcessSettings
 

@@ -15,17 +15,12 @@ from typing import Any
 import msgspec
 
 from worker_runtime.errors import InvalidArguments, InvalidJob, PayloadTooLarge
-from worker_runtime.model.job import (
-    CANCELLED,
-    COMPLETED,
-    FAILED,
-    Failure,
-    Job,
-    Priority,
-    Reason,
-    Transition,
-)
-from worker_runtime.model.tasks.definition import JobOptions, Retry, TaskDefinition
+from worker_runtime.model.activity import Failure
+from worker_runtime.model.job import Job
+from worker_runtime.model.outcome import Transition
+from worker_runtime.model.states import CANCELLED, COMPLETED, FAILED, Priority, Reason
+from worker_runtime.model.tasks.definition import TaskDefinition
+from worker_runtime.model.tasks.policy import JobOptions, Retry
 from worker_runtime.stores.redis.leases import Lease
 from worker_runtime.stores.redis.wire.layout import (
     Wire,

@@ -8,7 +8,8 @@ from typing import Any
 
 from worker_runtime.errors import ConfigurationError, UnknownTask
 from worker_runtime.model.context import JobContext
-from worker_runtime.model.tasks.definition import TaskDefinition, TaskPolicy, define
+from worker_runtime.model.tasks.definition import TaskDefinition, define
+from worker_runtime.model.tasks.policy import TaskPolicy
 
 Tasks = Iterable[Any]
 """Functions, or a mapping of names to functions. `Any`, because mypy infers a list of differently

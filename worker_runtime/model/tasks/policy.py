@@ -1,0 +1,172 @@
+"""How a task's jobs are run, and what one job changes of it. Checked when it is made."""
+
+from __future__ import annotations
+
+import random
+import re
+from typing import Literal
+
+import msgspec
+
+from worker_runtime.errors import ConfigurationError, RemoteFailure
+from worker_runtime.model.states import JOB_ID_PATTERN, Priority, no_priority
+
+RunIn = Literal["loop", "thread", "process"]
+
+
+OnCrash = Literal["retry", "fail"]
+
+
+TASK_NAME_PATTERN = r"[A-Za-z0-9._:<>-]{1,128}"  # `<` and `>`: qualified names of inner functions
+
+
+def require(ok: bool, name: str, allowed: str, value: object) -> None:
+    if not ok:
+        raise ConfigurationError(f"{name} must be {allowed}, not {value!r}")
+
+
+class Retry(msgspec.Struct, frozen=True):
+    """When and how often a failed attempt is tried again.
+
+    The n-th retry waits `delay_s * factor ** (n - 1)` seconds, at most `delay_max_s`, then up to
+    `jitter` of that is taken off at random, so that jobs that failed together do not return
+    together. A timeout counts as `TimeoutError`. Crashes have a budget of their own.
+    """
+
+    max_attempts: int = 3
+    delay_s: float = 1.0
+    factor: float = 2.0
+    delay_max_s: float = 600.0
+    jitter: float = 0.25
+    only_for: tuple[type[BaseException], ...] = (Exception,)
+
+    def __post_init__(self) -> None:
+        require(self.max_attempts >= 1, "Retry.max_attempts", "at least 1", self.max_attempts)
+        require(0 <= self.delay_s < 1e9, "Retry.delay_s", "seconds, 0 or more", self.delay_s)
+        require(1 <= self.factor < 1e6, "Retry.factor", "at least 1", self.factor)
+        require(0 <= self.delay_max_s < 1e9, "Retry.delay_max_s", "0 or more", self.delay_max_s)
+        require(0 <= self.jitter <= 1, "Retry.jitter", "between 0 and 1", self.jitter)
+        require(isinstance(self.only_for, tuple), "Retry.only_for", "a tuple", self.only_for)
+        for kind in self.only_for:
+            is_exception = isinstance(kind, type) and issubclass(kind, BaseException)
+            require(is_exception, "Retry.only_for", "exception classes", kind)
+
+    def admits(self, error: BaseException) -> bool:
+        """Whether `error` is of a kind that is tried again."""
+        if isinstance(error, RemoteFailure):
+            names = {qualified_name(kind) for kind in self.only_for}
+            return not names.isdisjoint(error.lineage)
+        return isinstance(error, self.only_for)
+
+    def wait_s(self, attempt: int) -> float:
+        """Seconds to wait after the failed `attempt` (1 for the first)."""
+        try:
+            full_s = min(self.delay_max_s, self.delay_s * self.factor ** (attempt - 1))
+        except OverflowError:
+            full_s = self.delay_max_s
+        return full_s * (1.0 - self.jitter * random.random())
+
+
+NO_RETRY = Retry(max_attempts=1)
+
+
+class Limit(msgspec.Struct, frozen=True):
+    """At most `concurrency` attempts at a time, and `rate` starts in `per_s` seconds."""
+
+    concurrency: int | None = None
+    rate: int | None = None
+    per_s: float = 1.0
+
+    def __post_init__(self) -> None:
+        require(
+            self.concurrency is None or self.concurrency >= 1,
+            "Limit.concurrency",
+            "at least 1",
+            self.concurrency,
+        )
+        require(self.rate is None or self.rate >= 1, "Limit.rate", "at least 1", self.rate)
+        require(0 < self.per_s < 1e9, "Limit.per_s", "seconds above 0", self.per_s)
+        require(
+            self.concurrency is not None or self.rate is not None,
+            "Limit",
+            "given a concurrency, a rate or both",
+            self,
+        )
+
+
+class TaskPolicy(msgspec.Struct, frozen=True):
+    """How a task's jobs are run. None means: the runtime's default.
+
+    queue         the line its jobs wait in
+    timeout_s     the longest an attempt may run
+    run_in        `loop` (async functions), `thread` (sync functions) or `process`
+    result_ttl_s  how long an ended job is kept
+    on_crash      a job whose process died is tried again (`retry`), at most three times, or failed
+    limit         for all jobs of the task together
+    per_key       for the jobs of the task that share a key (`runtime.options(key=...)`)
+    domain        the operations dialect serves the task at `POST /{domain}/start`
+    """
+
+    name: str | None = None
+    queue: str | None = None
+    priority: Priority = Priority.NORMAL
+    timeout_s: float | None = None
+    retry: Retry | None = None
+    run_in: RunIn | None = None
+    result_ttl_s: float | None = None
+    on_crash: OnCrash = "retry"
+    limit: Limit | None = None
+    per_key: Limit | None = None
+    domain: str | None = None
+
+
+class JobOptions(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What one job overrides of its task's policy, and what only a job can have.
+
+    UNSET means: as the task says. `expires_at` is Unix seconds: a job that has not started by then
+    fails as `expired`. `label` is free text shown back to whoever asks; `key` names whose limits
+    count; `unique_key` is what no second job may have (see `Runtime.options`). The job is held
+    until those with the ids in `after` have completed; `takes_results` puts the first one's result,
+    or a list of all, before its own arguments. `sent` is the call as JSON text, for a door that
+    shows it as it came where the arguments do not tell.
+    """
+
+    timeout_s: float | msgspec.UnsetType | None = msgspec.UNSET
+    retry: Retry | msgspec.UnsetType | None = msgspec.UNSET
+    result_ttl_s: float | msgspec.UnsetType = msgspec.UNSET
+    expires_at: float | None = None
+    label: str | None = None
+    key: str | None = None
+    unique_key: str | None = None
+    after: tuple[str, ...] = ()
+    takes_results: Literal["one", "all"] | None = None
+    sent: str | None = None
+
+
+def qualified_name(kind: type) -> str:
+    return f"{kind.__module__}.{kind.__qualname__}"
+
+
+def check_policy(policy: TaskPolicy) -> None:
+    for name in ("timeout_s", "result_ttl_s"):
+        value = getattr(policy, name)
+        require(value is None or isinstance(value, int | float), name, "seconds", value)
+    if policy.timeout_s is not None:
+        require(0 < policy.timeout_s < 1e9, "timeout_s", "seconds above 0", policy.timeout_s)
+    if policy.result_ttl_s is not None:
+        require(0 <= policy.result_ttl_s < 1e10, "result_ttl_s", "0 or more", policy.result_ttl_s)
+    require(
+        policy.run_in in (None, "loop", "thread", "process"),
+        "run_in",
+        "loop, thread or process",
+        policy.run_in,
+    )
+    require(policy.on_crash in ("retry", "fail"), "on_crash", "retry or fail", policy.on_crash)
+    is_retry = policy.retry is None or isinstance(policy.retry, Retry)
+    require(is_retry, "retry", "a Retry", policy.retry)
+    for name, pattern in (("name", TASK_NAME_PATTERN), ("queue", JOB_ID_PATTERN)):
+        word = getattr(policy, name)
+        fits = word is None or (isinstance(word, str) and re.fullmatch(pattern, word))
+        require(bool(fits), name, f"text that matches {pattern}", word)
+    if not isinstance(policy.priority, Priority):
+        raise ConfigurationError(no_priority(policy.priority))
