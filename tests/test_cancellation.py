@@ -104,10 +104,10 @@ async def test_a_running_coroutine_is_cancelled() -> None:
         handle = await runtime.enqueue(wait_for_ever)
         await asyncio.sleep(0)
         assert await handle.cancel("stop it")
-        assert runtime.stop_requested(handle.job)
+        assert runtime.doorway.stop_order(handle.job) is not None
         with pytest.raises(JobCancelled, match="stop it"):
             await handle.result(timeout_s=5)
-        assert not runtime.stop_requested(handle.job)
+        assert runtime.doorway.stop_order(handle.job) is None
         assert not await handle.cancel()
         assert handle.info().note is None
 

@@ -40,7 +40,7 @@ async def test_an_id_is_refused_for_the_same_reason_once_the_file_is_closed(tmp_
     named = runtime.options(job_id="order:8")
     with pytest.raises(ShuttingDown, match="stopping"):
         await named.enqueue(work, 0.0)
-    [answer] = await runtime.enqueue_each([(named.now(), call(work, 0.0))])
+    [answer] = await runtime.doorway.enqueue_each([(named.now(), call(work, 0.0))])
     assert isinstance(answer, ShuttingDown)
 
 

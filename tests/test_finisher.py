@@ -244,7 +244,7 @@ async def test_a_result_that_cannot_leave_the_process_fails_the_job(
     async with Runtime({"script": script}, settings=Settings(result_bytes_max=1000)) as runtime:
         # In this process it stays the object it is.
         assert await (await runtime.enqueue("script")).result(timeout_s=5) is value
-        handle = await runtime.enqueue_with(WIRE, "script")
+        handle = await runtime.doorway.enqueue_with(WIRE, "script")
         with pytest.raises(JobFailed, match=problem) as caught:
             await handle.result(timeout_s=5)
     assert caught.value.reason == Reason.UNENCODABLE
@@ -253,7 +253,9 @@ async def test_a_result_that_cannot_leave_the_process_fails_the_job(
 async def test_a_result_that_fits_is_kept_as_it_is() -> None:
     value = {"rows": [1, 2.5, None], "at": b"x"}
     async with Runtime({"script": Script(value)}) as runtime:
-        assert await (await runtime.enqueue_with(WIRE, "script")).result(timeout_s=5) is value
+        assert (
+            await (await runtime.doorway.enqueue_with(WIRE, "script")).result(timeout_s=5) is value
+        )
 
 
 # Ages

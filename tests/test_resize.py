@@ -97,7 +97,7 @@ async def test_each_call_is_accepted_or_refused_on_its_own(
     store = f"sqlite:///{tmp_path}/jobs.db" if is_durable else "memory://"
     named = EnqueueOptions(job_id="once", must_encode=True, wire=True)
     async with Runtime([add], store=store) as runtime:
-        answers = await runtime.enqueue_each(
+        answers = await runtime.doorway.enqueue_each(
             [
                 (WIRE, call("add", 1)),
                 (WIRE, call("nope")),
@@ -129,7 +129,7 @@ async def test_results_for_a_wire_must_be_encodable_also_without_other_options()
         return object()
 
     async with Runtime([opaque]) as runtime:
-        handle = await runtime.enqueue_with(WIRE, "opaque")
+        handle = await runtime.doorway.enqueue_with(WIRE, "opaque")
         await handle.wait(timeout_s=5)
         assert handle.info().reason == "unencodable"
         assert await (await runtime.enqueue("opaque")).result(timeout_s=5) is not None

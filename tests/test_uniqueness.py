@@ -144,7 +144,7 @@ async def test_each_of_a_batch_is_unique_on_its_own(start: Start, gate: asyncio.
     async with start() as runtime:
         one, two = enqueue_options(unique_key="1"), enqueue_options(unique_key="2")
         gated = call("gated")
-        answers = await runtime.enqueue_each([(one, gated), (two, gated), (one, gated)])
+        answers = await runtime.doorway.enqueue_each([(one, gated), (two, gated), (one, gated)])
         handles = [answer for answer in answers if not isinstance(answer, Exception)]
         assert [handle.is_new for handle in handles] == [True, True, False]
         assert handles[2].id == handles[0].id

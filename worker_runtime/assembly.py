@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import msgspec
 
+from worker_runtime.acceptance.call import Call
 from worker_runtime.acceptance.intake import Intake
+from worker_runtime.acceptance.keeping import Acceptance
+from worker_runtime.acceptance.options import EnqueueOptions
 from worker_runtime.clock.wall import Clock
+from worker_runtime.control.cancellation import Cancellation
+from worker_runtime.control.ended_jobs import DeadLetters
+from worker_runtime.control.inspection import Inspection
+from worker_runtime.control.queues import QueueControl
 from worker_runtime.engine.attempt import Attempts, Middleware
 from worker_runtime.engine.dispatcher import Dispatcher
 from worker_runtime.engine.draining import Draining
@@ -26,12 +33,14 @@ from worker_runtime.executors.process.parent.pool import ProcessExecutor
 from worker_runtime.executors.thread import LoopExecutor, ThreadExecutor
 from worker_runtime.model.job import Job
 from worker_runtime.model.registry import TaskRegistry, Tasks
-from worker_runtime.services.cron import Schedule, schedules_of
+from worker_runtime.model.tasks.definition import TaskDefinition
+from worker_runtime.services.cron import CronService, schedules_of
 from worker_runtime.services.forecast import Forecast
 from worker_runtime.services.overload import OverloadControl
 from worker_runtime.services.resources import Resources
+from worker_runtime.services.watchdog import Watchdog
 from worker_runtime.settings import QueueSettings, Settings
-from worker_runtime.stores import Store
+from worker_runtime.stores import Archive, Store
 from worker_runtime.stores.shared import SharedJobs, SharedSetup
 from worker_runtime.stores.sqlite.store import SqliteStore, SqliteStoreSettings, parse_url
 
@@ -54,11 +63,18 @@ class Parts:
     dispatcher: Dispatcher
     draining: Draining
     intake: Intake
-    schedules: list[Schedule]
     clock: Clock
     resources: Resources
     overload: OverloadControl
+    archive: Archive | None
     shared: SharedJobs | None
+    acceptance: Acceptance
+    inspection: Inspection
+    dead_letters: DeadLetters
+    cancellation: Cancellation
+    queues: QueueControl
+    cron: CronService
+    watchdog: Watchdog
 
 
 def assemble(
@@ -98,7 +114,30 @@ def assemble(
     overload = _overload(settings, forecast)
     resources = Resources(interval_s=settings.health_check_interval_s)
     resources.listeners.append(overload.observe)
-    parts = Parts(
+    draining = Draining(dispatcher, finisher)
+    intake = Intake(registry, table, dispatcher, events, clock, forecast, overload, held)
+    shared = None
+    if setup is not None:
+        shared = _shared_queues(
+            setup,
+            registry=registry,
+            lanes=lanes,
+            table=table,
+            events=events,
+            intake=intake,
+            dispatcher=dispatcher,
+            draining=draining,
+            finisher=finisher,
+            crashes_max=settings.crashes_max,
+        )
+    archive = store if isinstance(store, Archive) else None
+    acceptance = Acceptance(intake, store, shared)
+    inspection = Inspection(table, store, archive, shared)
+
+    async def enqueue_tick(task: TaskDefinition, job_id: str) -> None:
+        await acceptance.accept(EnqueueOptions(job_id=job_id), Call(task.name, (), {}))
+
+    return Parts(
         settings=settings,
         registry=registry,
         table=table,
@@ -109,15 +148,21 @@ def assemble(
         attempts=attempts,
         finisher=finisher,
         dispatcher=dispatcher,
-        draining=Draining(dispatcher, finisher),
-        intake=Intake(registry, table, dispatcher, events, clock, forecast, overload, held),
-        schedules=schedules_of(registry),
+        draining=draining,
+        intake=intake,
         clock=clock,
         resources=resources,
         overload=overload,
-        shared=None,
+        archive=archive,
+        shared=shared,
+        acceptance=acceptance,
+        inspection=inspection,
+        dead_letters=DeadLetters(inspection, table, archive, intake, finisher, shared),
+        cancellation=Cancellation(dispatcher, finisher, held, clock, shared),
+        queues=QueueControl(dispatcher, shared),
+        cron=CronService(schedules_of(registry), enqueue=enqueue_tick, store=store),
+        watchdog=Watchdog(dispatcher.job_of_task, warn_s=settings.loop_lag_warn_s),
     )
-    return parts if setup is None else replace(parts, shared=_shared_queues(setup, parts))
 
 
 def _place(registry: TaskRegistry, executors: dict[str, Executor], *, is_plain: bool) -> None:
@@ -247,21 +292,10 @@ def _shared_setup(settings: Settings) -> SharedSetup[Any] | None:
     return setup_from(settings)
 
 
-def _shared_queues(setup: SharedSetup[Any], parts: Parts) -> SharedJobs:
+def _shared_queues(setup: SharedSetup[Any], **parts: Any) -> SharedJobs:
     from worker_runtime.sharing.queues import SharedQueues
 
-    return SharedQueues(
-        setup,
-        registry=parts.registry,
-        lanes=parts.lanes,
-        table=parts.table,
-        events=parts.events,
-        intake=parts.intake,
-        dispatcher=parts.dispatcher,
-        draining=parts.draining,
-        finisher=parts.finisher,
-        crashes_max=parts.settings.crashes_max,
-    )
+    return SharedQueues(setup, **parts)
 
 
 def _store(settings: Settings) -> Store | None:

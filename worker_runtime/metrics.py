@@ -115,18 +115,9 @@ class RuntimeCollector(Collector):
             name: GaugeMetricFamily(f"worker_runtime_queue_{name}", text, labels=["queue"])
             for name, text in names.items()
         }
-        for name, lane in self._runtime.parts.lanes.items():
-            ready = lane.queue.ready_count
-            figures = {
-                "ready": ready,
-                "scheduled": lane.queue.waiting - ready,
-                "running": len(lane.running),
-                "concurrency": lane.concurrency,
-                "capacity": lane.capacity,
-                "paused": int(lane.is_paused),
-            }
-            for figure, value in figures.items():
-                gauges[figure].add_metric([name], value)
+        for name, figures in self._runtime.doorway.queue_figures().items():
+            for figure, gauge in gauges.items():
+                gauge.add_metric([name], int(getattr(figures, figure)))
         yield from gauges.values()
 
     def _executors(self) -> Iterator[Metric]:
@@ -136,8 +127,7 @@ class RuntimeCollector(Collector):
             )
             for figure, text in _EXECUTOR_FIGURES.items()
         }
-        for name, executor in self._runtime.parts.executors.items():
-            statistics = executor.statistics()
+        for name, statistics in self._runtime.doorway.executors().items():
             for figure, gauge in gauges.items():
                 value = statistics.get(figure)
                 if value is not None:  # the event loop has no size
@@ -146,10 +136,9 @@ class RuntimeCollector(Collector):
 
     def _children(self) -> Iterator[Metric]:
         """Of the process executor, where there is one."""
-        executor = self._runtime.parts.executors.get("process")
-        if executor is None:
+        statistics = self._runtime.doorway.executors().get("process")
+        if statistics is None:
             return
-        statistics = executor.statistics()
         states = GaugeMetricFamily(
             "worker_runtime_children", "Child processes by what they do.", labels=["state"]
         )
@@ -170,19 +159,19 @@ class RuntimeCollector(Collector):
             yield CounterMetricFamily(name, text, value=statistics[f"{figure}_s"])
 
     def _process(self) -> Iterator[Metric]:
-        runtime, parts = self._runtime, self._runtime.parts
+        runtime, doorway = self._runtime, self._runtime.doorway
         yield GaugeMetricFamily(
             "worker_runtime_accepting",
             "1 while new jobs are accepted.",
             value=int(runtime.is_accepting),
         )
         yield GaugeMetricFamily(
-            "worker_runtime_history_jobs", "Ended jobs kept.", value=parts.table.ended_count
+            "worker_runtime_history_jobs", "Ended jobs kept.", value=doorway.ended_count
         )
         yield CounterMetricFamily(
             "worker_runtime_jobs_interrupted_total",
             "Running jobs that a stop interrupted.",
-            value=parts.finisher.interrupted_count,
+            value=doorway.interrupted_count,
         )
         yield GaugeMetricFamily(
             "worker_runtime_event_loop_lag_seconds",

@@ -416,8 +416,8 @@ async def test_a_call_that_a_door_shows_as_it_came_is_kept_to_the_end_and_after(
     sent = '{"function": "add", "more": 1}'
     options = EnqueueOptions(overrides=JobOptions(sent=sent), must_encode=True)
     async with Runtime(TASKS, store=server.url) as runtime:
-        done = await runtime.enqueue_with(options, "add", (1,))
-        lost = await runtime.enqueue_with(options, "fail", ("so",))
+        done = await runtime.doorway.enqueue_with(options, "add", (1,))
+        lost = await runtime.doorway.enqueue_with(options, "fail", ("so",))
         for handle in (done, lost):
             await handle.wait(timeout_s=5)
     async with Runtime(TASKS, store=server.url) as runtime:

@@ -143,14 +143,14 @@ class ArqWorker(Manner):
             self.runtime.quiet()
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(wait_s):
-                    await self.runtime.parts.draining.wait_none_running()
+                    await self.runtime.doorway.wait_none_running()
             text, within_s = "shutdown on %s, wait complete ◆ ", 0.0
         self._log_counts(text, cause, "ongoing to cancel")
         return within_s
 
     def _log_counts(self, text: str, cause: str, what: str) -> None:
         ends = self.store.ends
-        running = sum(len(lane.running) for lane in self.runtime.parts.lanes.values())
+        running = self.runtime.doorway.running_count()
         text += f"%d jobs complete ◆ %d failed ◆ %d retries ◆ %d {what}"
         logger.info(text, cause, ends.completed, ends.failed, ends.retried, running)
 
@@ -309,7 +309,8 @@ class ArqWorker(Manner):
     def _log_start(self, context: JobContext, run: _Run) -> None:
         if not logger.isEnabledFor(logging.INFO):
             return
-        job = self.runtime.parts.table.jobs[context.job_id]
+        job = self.runtime.doorway.job_here(context.job_id)
+        assert job is not None, "a job that runs is here"
         now_ms = time.time() * 1000
         tries, score = run.ctx["job_try"], run.ctx["score"]
         extra = f" try={tries}" if tries > 1 else ""

@@ -190,15 +190,14 @@ def _only_metrics(api: web.Application) -> web.Application:
 async def _stop_runtime(runtime: Runtime, within_s: float) -> None:
     """Stop in two steps. Without a durable store waiting jobs would be lost, so they are run as
     long as there is time; with one they are kept, and only what runs is waited for."""
-    lanes = runtime.parts.lanes.values()
     began_at = time.monotonic()
     logger.info(
         "stopping within %g s: %d jobs run, %d wait",
         within_s,
-        sum(len(lane.running) for lane in lanes),
-        sum(lane.queue.waiting for lane in lanes),
+        runtime.doorway.running_count(),
+        runtime.doorway.waiting_count(),
     )
-    if runtime.parts.store is None:
+    if not runtime.doorway.keeps_jobs:
         await runtime.drain(within_s)
     left_s = max(0.0, within_s - (time.monotonic() - began_at))
     await runtime.stop(left_s)

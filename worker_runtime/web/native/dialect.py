@@ -112,7 +112,9 @@ class Native:
         wait_s = _wait_s(request)
         new = await self._new_job.read(request)
         options = options_of(new, await self._parents(new)) if new.after else options_of(new)
-        handle = await self._runtime.enqueue_with(options, new.task, tuple(new.args), new.kwargs)
+        handle = await self._runtime.doorway.enqueue_with(
+            options, new.task, tuple(new.args), new.kwargs
+        )
         job = handle.job
         if wait_s and await self._ended_within(job, wait_s):
             return self._job_answer(request, job, 200)
@@ -235,7 +237,7 @@ class Native:
                 calls.append((options_of(item, after), call))
             except (Rejection, WorkerRuntimeError) as error:
                 refused[place] = error
-        enqueued = await self._runtime.enqueue_each(calls)
+        enqueued = await self._runtime.doorway.enqueue_each(calls)
         if not refused:
             return list(enqueued)
         accepted = iter(enqueued)
@@ -273,10 +275,7 @@ class Native:
 
     async def _executors(self, request: web.Request) -> web.Response:
         """Each executor's figures; of the process executor also its children, one by one."""
-        executors = self._runtime.parts.executors
-        return answer(
-            request, {name: executor.statistics() for name, executor in executors.items()}
-        )
+        return answer(request, self._runtime.doorway.executors())
 
     # Inside
 

@@ -81,8 +81,7 @@ class Operations:
         self.worker_type = settings.worker_type or derived
         self._worker_id = UNTYPED_NAME.sub(f"{self.worker_type}-worker-", settings.name)
         self._shapes = {task.name: RequestShape(task) for task in self._domains.values()}
-        queues = {task.queue for task in self._domains.values()}
-        self._lanes = [runtime.parts.lanes[queue] for queue in queues]
+        self._queues = sorted({task.queue for task in self._domains.values()})
         self._view = OperationView(runtime, self._worker_id, self._shapes)
         self._metrics = OperationMetrics(list(self._domains.values()))
         self._listed = OperationList(runtime, self._domains, self._view)
@@ -150,7 +149,7 @@ class Operations:
         return json_answer(request, document, rejection.status, rejection.headers)
 
     async def open(self) -> None:
-        for job in self._runtime.parts.table.jobs.values():
+        for job in self._runtime.doorway.jobs_here():
             if job.task.domain in self._domains and not job.is_ended:
                 self._watch(job)  # an earlier life of this worker was asked for it
 
@@ -158,7 +157,7 @@ class Operations:
         """The server listens: now the backend may be told where."""
         if self._registrar is None:
             return
-        sample = self._runtime.parts.resources.latest
+        sample = self._runtime.doorway.resources.latest
         names = [task.name for task in self._runtime.tasks]
         identity = Identity(
             worker_id=self._worker_id,
@@ -171,7 +170,7 @@ class Operations:
     async def close(self) -> None:
         if self._registrar is None:
             return
-        kept = self._runtime.parts.store is not None
+        kept = self._runtime.doorway.keeps_jobs
         text = "it runs again when the worker is back" if kept else "it was cancelled"
         # What the stop interrupted has ended by now, or waits in the store for the next life.
         unfinished = [*self._cut_short, *self._live]
@@ -190,7 +189,7 @@ class Operations:
         parent_id = None
         if is_agent(domain):
             parent_id, task_id = _parent_id(task_id), None
-        operation_id = task_id or f"{id_prefix(domain)}{self._runtime.new_job_id()[-12:]}"
+        operation_id = task_id or f"{id_prefix(domain)}{self._runtime.doorway.new_job_id()[-12:]}"
         is_known = task_id is not None and await self._is_kept(operation_id)
         current = self._current()
         if current is not None and not is_known:
@@ -202,7 +201,7 @@ class Operations:
         if not is_known:  # there may be a wait for the store; nobody else starts meanwhile
             self._starting = operation_id
         try:
-            handle = await self._runtime.enqueue_with(options, task.name, args, kwargs)
+            handle = await self._runtime.doorway.enqueue_with(options, task.name, args, kwargs)
         finally:
             if not is_known:
                 self._starting = None
@@ -231,7 +230,7 @@ class Operations:
         """Count the operation as this worker's until it ends, and note its end."""
         self._live[job.id] = job
         try:
-            self._runtime.wait(job).add_done_callback(partial(self._ended, job))
+            self._runtime.doorway.wait(job).add_done_callback(partial(self._ended, job))
         except Unavailable as error:  # it is accepted all the same; only its end goes unnoticed
             logger.warning("operation %s is not watched: %s", job.id, error)
 
@@ -258,9 +257,8 @@ class Operations:
         for job in self._live.values():
             if not job.is_ended:
                 yield job
-        for lane in self._lanes:
-            for slot in lane.running:
-                job = slot.job
+        for queue in self._queues:
+            for job in self._runtime.doorway.running_jobs(queue):
                 if job.task.domain in self._domains and job.id not in self._live:
                     yield job
 

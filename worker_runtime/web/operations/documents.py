@@ -137,17 +137,17 @@ class OperationView:
         }
 
     def _cancellation(self, job: Job) -> Cancellation | None:
-        slot = self._runtime.parts.dispatcher.slot_of(job)
-        if slot is None or slot.stopped_by is not StopReason.CANCEL:
+        order = self._runtime.doorway.stop_order(job)
+        if order is None or order.reason is not StopReason.CANCEL:
             return None
         known = self._cancellations.get(job.id)
         if known is None:  # through another door
-            known = Cancellation(time.time(), slot.stop_message or CANCELLED_BY_USER)
+            known = Cancellation(time.time(), order.message or CANCELLED_BY_USER)
             self._cancellations[job.id] = known
         return known
 
     def _is_running(self, job_id: str) -> bool:
-        job = self._runtime.parts.table.jobs.get(job_id)
+        job = self._runtime.doorway.job_here(job_id)
         return job is not None and job.state is RUNNING
 
     def _ended_at(self, job: Job) -> float | None:

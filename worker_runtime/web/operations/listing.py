@@ -10,10 +10,8 @@ from aiohttp import web
 
 from worker_runtime.contracts.domains import type_of
 from worker_runtime.model.job import Job
-from worker_runtime.model.states import TERMINAL_STATES
 from worker_runtime.model.tasks.definition import TaskDefinition
 from worker_runtime.runtime import Runtime
-from worker_runtime.stores import Archive
 from worker_runtime.web.operations.answers import flag, whole, word
 from worker_runtime.web.operations.documents import (
     ACTIVE_STATUSES,
@@ -38,8 +36,6 @@ class OperationList:
         self._domains = domains
         self._view = view
         self._types = sorted(KNOWN_TYPES | {type_of(domain) for domain in domains})
-        store = runtime.parts.store
-        self._archive = store if isinstance(store, Archive) else None
 
     async def answer(self, request: web.Request) -> Any:
         """The totals are those of the filters, `active_count` is that of all operations. Raises
@@ -72,30 +68,26 @@ class OperationList:
         return {"success": True, "data": data, "total_count": len(found), "active_count": active}
 
     async def _newest_first(self) -> list[Job]:
-        if self._archive is None:
+        if not self._runtime.doorway.keeps_jobs:
             return list(self._in_memory())
-        found = [*(await self._stored(self._archive)), *self._in_memory()]
+        found = [*(await self._stored()), *self._in_memory()]
         # One that is in both counts as it is in memory, which the file may be a commit behind.
         by_id = {job.id: job for job in found}
         return sorted(by_id.values(), key=lambda job: job.order, reverse=True)
 
     def _in_memory(self) -> Iterator[Job]:
-        for job in reversed(self._runtime.parts.table.jobs.values()):
+        for job in self._runtime.doorway.jobs_here(newest_first=True):
             if job.task.domain in self._domains:
                 yield job
 
-    async def _stored(self, archive: Archive) -> list[Job]:
+    async def _stored(self) -> list[Job]:
         """Ended operations of the store, in no order."""
         found: list[Job] = []
         for task in self._domains.values():
             below = None
             for _ in range(STORED_MAX // _READ_AT_A_TIME):
-                rows = await archive.page(
-                    states=sorted(TERMINAL_STATES),
-                    queue=None,
-                    task=task.name,
-                    limit=_READ_AT_A_TIME,
-                    below=below,
+                rows = await self._runtime.doorway.ended_jobs(
+                    task.name, limit=_READ_AT_A_TIME, below=below
                 )
                 for job in rows:  # copies of our own; no list shows a result
                     job.result = None

@@ -187,10 +187,10 @@ class Sandbox:
             label = self._ids.make(time.time()) if call.id is None else call.id
             weight = 1.0 if call.weight is None else call.weight
             if self._by_position:  # the same call, and cheaper to check
-                handle = await self._runtime.enqueue_with(WIRE, TASK_NAME, (label, weight))
+                handle = await self._runtime.doorway.enqueue_with(WIRE, TASK_NAME, (label, weight))
             else:
                 named = {"id": label, "weight": weight}
-                handle = await self._runtime.enqueue_with(WIRE, TASK_NAME, (), named)
+                handle = await self._runtime.doorway.enqueue_with(WIRE, TASK_NAME, (), named)
         except (Rejection, WorkerRuntimeError) as error:
             rejection = rejection_of(error)
             self._metrics.count(_LABELS.get(rejection.code, "error"))

@@ -106,7 +106,7 @@ class Vera:
     def __init__(self, runtime: Runtime, settings: Settings) -> None:
         self._runtime = runtime
         self._settings = settings
-        self._resources = runtime.parts.resources
+        self._resources = runtime.doorway.resources
         bytes_max = settings.payload_bytes_max
         self._submission: Body[Submission] = Body(Submission, bytes_max=bytes_max)
         self._any: Body[Any] = Body(Any, bytes_max=bytes_max)
@@ -195,7 +195,7 @@ class Vera:
         status = "queued" if is_new else _status(job.state)
         position = 0
         if status == "queued":  # a job that a free slot took at once was in the line all the same
-            position = self._runtime.parts.lanes[job.queue].queue.waiting or 1
+            position = self._runtime.doorway.waiting_count(job.queue) or 1
         return _json(SubmitAnswer(status, job.id, position))
 
     async def _enqueue_submission(self, given: Submission, sent: Any) -> tuple[Job, bool]:
@@ -203,7 +203,7 @@ class Vera:
         payload = given.payload
         args, kwargs = payload.args or (), payload.kwargs or {}
         if sent is None:
-            definition = self._runtime.parts.registry.find(payload.function)
+            definition = self._runtime.doorway.definition(payload.function)
             is_whole = payload.args is not msgspec.UNSET and payload.kwargs is not msgspec.UNSET
             sent = None if is_whole and definition.signature.keeps_json else payload
         options = EnqueueOptions(
@@ -214,7 +214,7 @@ class Vera:
             wire=True,
         )
         try:
-            handle = await self._runtime.enqueue_with(
+            handle = await self._runtime.doorway.enqueue_with(
                 options, payload.function, tuple(args), kwargs
             )
         except InvalidArguments as error:
@@ -256,7 +256,7 @@ class Vera:
         timeout_s = call.timeout or EXECUTE_TIMEOUT_S
         overrides = JobOptions(timeout_s=timeout_s, expires_at=time.time() + timeout_s)
         options = EnqueueOptions(job_id=call.id, overrides=overrides, must_encode=True, wire=True)
-        handle = await self._runtime.enqueue_with(options, call.type, (), call.payload)
+        handle = await self._runtime.doorway.enqueue_with(options, call.type, (), call.payload)
         job = handle.job
         if not handle.is_new and job.state in RETRYABLE_STATES:
             job = await self._run_again(job, overrides)
@@ -303,12 +303,12 @@ class Vera:
             if error.code != "invalid_body":
                 raise
             raise Rejection(400, error.code, error.detail, error.headers) from None
-        definition = self._runtime.parts.registry.find(call.name)
+        definition = self._runtime.doorway.definition(call.name)
         arguments = call.payload or {}
         if "context" in definition.signature.types:
             arguments.setdefault("context", call.context or {})
         options = EnqueueOptions(priority=call.priority, must_encode=True, wire=True)
-        handle = await self._runtime.enqueue_with(options, call.name, (), arguments)
+        handle = await self._runtime.doorway.enqueue_with(options, call.name, (), arguments)
         return _json({"enqueued": True, "task_id": handle.id})
 
     async def _heartbeat(self, request: web.Request) -> web.Response:

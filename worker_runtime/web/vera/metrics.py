@@ -27,11 +27,11 @@ class VeraMetrics:
 
     @property
     def active(self) -> int:
-        return sum(len(lane.running) for lane in self._runtime.parts.lanes.values())
+        return self._runtime.doorway.running_count()
 
     @property
     def waiting(self) -> int:
-        return sum(lane.queue.waiting for lane in self._runtime.parts.lanes.values())
+        return self._runtime.doorway.waiting_count()
 
     @property
     def completed(self) -> int:

@@ -26,7 +26,7 @@ class JobWaits:
         many wait already, or where the worker stops and keeps the job for later."""
         if job.ended_at is not None:
             return True
-        waiter = self._runtime.wait(job)
+        waiter = self._runtime.doorway.wait(job)
         self._deadlines[waiter] = deadline = monotonic() + seconds
         if deadline < self._fires_at:
             self._arm(deadline)
@@ -37,7 +37,7 @@ class JobWaits:
         finally:
             del self._deadlines[waiter]
             if job.ended_at is None:
-                self._runtime.stop_waiting(job, waiter)
+                self._runtime.doorway.stop_waiting(job, waiter)
         return True
 
     def _arm(self, deadline: float) -> None:
