@@ -38,7 +38,7 @@ bench: $(VENV)/.installed-bench ## Measure against the peers; writes benchmarks/
 	$(BIN)/python -m benchmarks $(ARGS)
 
 soak: $(VENV)/.installed-bench ## Kill a worker 1,000 times, then run one under mixed load
-	$(BIN)/python -m tests.faults.crash --cycles 1000
+	$(BIN)/python -m tests.whole.faults.crash --cycles 1000
 	$(BIN)/python -m benchmarks.soak $(ARGS)
 
 clean: ## Remove the environments, the caches and .run

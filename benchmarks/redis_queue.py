@@ -20,7 +20,7 @@ from pathlib import Path
 import msgspec
 
 from benchmarks.report import rate, ratio, table, versions
-from tests.redis.redis_server import RedisServer
+from tests.support.redis_server import RedisServer
 
 ROOT = Path(__file__).resolve().parent.parent
 SCRIPTS = Path(__file__).resolve().parent / "redis_queue_rivals"

@@ -24,7 +24,7 @@ hypothesis.settings.register_profile(
 )
 hypothesis.settings.load_profile("fixed")
 
-pytest_plugins = ["tests.time_limits"]
+pytest_plugins = ["tests.support.time_limits", "tests.support.redis_fixtures"]
 
 LoopFactory = Callable[[], asyncio.AbstractEventLoop]
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 import worker_runtime
-from tests.helpers import ROOT
+from tests.support.helpers import ROOT
 
 MODULES = sorted(Path(worker_runtime.__file__).parent.rglob("*.py"))
 LINES_MAX = 400

@@ -13,7 +13,7 @@ import msgspec
 import pytest
 import uvloop
 
-from tests.helpers import eventually
+from tests.support.helpers import eventually
 from worker_runtime import (
     ConfigurationError,
     InvalidArguments,
