@@ -26,8 +26,8 @@ from prometheus_client.registry import Collector, CollectorRegistry
 from worker_runtime import __version__
 from worker_runtime.executors.process.parent.work import ChildState
 from worker_runtime.model.states import CANCELLED, COMPLETED, FAILED
-from worker_runtime.model.tally import DURATION_BUCKETS_S
 from worker_runtime.model.tasks.definition import TaskDefinition
+from worker_runtime.model.tasks.tally import DURATION_BUCKETS_S
 from worker_runtime.runtime import Runtime
 
 CONTENT_TYPE = CONTENT_TYPE_PLAIN_0_0_4

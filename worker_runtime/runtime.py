@@ -21,12 +21,12 @@ from worker_runtime.acceptance.options import enqueue_options, handles_in
 from worker_runtime.acceptance.transaction import Transaction
 from worker_runtime.assembly import assemble
 from worker_runtime.control.ended_jobs import RETRYABLE_STATES, BulkResult
-from worker_runtime.control.inspection import JobFilter, states_of
 from worker_runtime.doorway import Doorway
 from worker_runtime.engine.attempt import Middleware
 from worker_runtime.engine.events import Subscription
 from worker_runtime.errors import ConfigurationError
 from worker_runtime.lifecycle import Lifecycle
+from worker_runtime.model.filter import JobFilter, states_of
 from worker_runtime.model.job import Job
 from worker_runtime.model.registry import Tasks
 from worker_runtime.model.snapshot import JobDetail, JobPage, QueueInfo, detail_of

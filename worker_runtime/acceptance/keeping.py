@@ -14,7 +14,6 @@ from typing import Any
 from worker_runtime.acceptance.call import Call
 from worker_runtime.acceptance.intake import Intake
 from worker_runtime.acceptance.options import WIRE, EnqueueOptions
-from worker_runtime.acceptance.unique_keys import Uniqueness
 from worker_runtime.errors import (
     InvalidJob,
     JobConflict,
@@ -23,6 +22,7 @@ from worker_runtime.errors import (
     WorkerRuntimeError,
 )
 from worker_runtime.model.job import Job
+from worker_runtime.model.uniqueness import Uniqueness
 from worker_runtime.stores import Store
 from worker_runtime.stores.shared import SharedJobs
 

@@ -10,11 +10,11 @@ from typing import Any
 import msgspec
 
 from worker_runtime.acceptance.handle import JobHandle
-from worker_runtime.acceptance.unique_keys import Uniqueness
 from worker_runtime.errors import InvalidJob
 from worker_runtime.model.job import Job
 from worker_runtime.model.states import Priority, State, no_priority
 from worker_runtime.model.tasks.policy import JobOptions, Retry
+from worker_runtime.model.uniqueness import Uniqueness
 
 KEY_CHARS_MAX = 256
 LABEL_CHARS_MAX = 2000

@@ -12,8 +12,8 @@ from typing import Any
 import msgspec
 
 from worker_runtime.control.ended_jobs import RETRYABLE_STATES
-from worker_runtime.control.inspection import JobFilter
 from worker_runtime.errors import InvalidTransition, UnknownJob
+from worker_runtime.model.filter import JobFilter
 from worker_runtime.model.snapshot import describe, detail_of
 from worker_runtime.model.states import TERMINAL_STATES, State
 from worker_runtime.stores.sqlite.archive import IDS_MAX, Archive

@@ -14,13 +14,13 @@ from typing import Any, NoReturn
 import click
 
 from worker_runtime.cli.job_file import delete_in, job_of, page_of, path_of, retry_in
-from worker_runtime.control.inspection import JobFilter, states_of
 from worker_runtime.errors import (
     ConfigurationError,
     InvalidTransition,
     StoreUnavailable,
     UnknownJob,
 )
+from worker_runtime.model.filter import JobFilter, states_of
 from worker_runtime.model.states import State
 from worker_runtime.settings import Settings
 

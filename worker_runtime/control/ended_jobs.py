@@ -8,10 +8,11 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 import msgspec
 
 from worker_runtime.acceptance.intake import PLAIN, Intake
-from worker_runtime.control.inspection import Inspection, JobFilter
+from worker_runtime.control.inspection import Inspection
 from worker_runtime.engine.finisher import Finisher
 from worker_runtime.engine.table import JobTable
 from worker_runtime.errors import InvalidTransition, Unavailable, UnknownJob
+from worker_runtime.model.filter import JobFilter
 from worker_runtime.model.job import Job
 from worker_runtime.model.states import CANCELLED, COMPLETED, FAILED, TERMINAL_STATES
 from worker_runtime.stores import Archive

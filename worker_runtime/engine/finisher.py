@@ -31,7 +31,7 @@ from worker_runtime.model.states import (
     Reason,
     StopReason,
 )
-from worker_runtime.model.tally import DURATION_BUCKETS_S
+from worker_runtime.model.tasks.tally import DURATION_BUCKETS_S
 from worker_runtime.stores import Store
 
 logger = logging.getLogger("worker_runtime.jobs")

@@ -10,7 +10,6 @@ from typing import Any, ParamSpec, TypeVar, overload
 
 from worker_runtime.errors import ConfigurationError
 from worker_runtime.model.states import Priority
-from worker_runtime.model.tally import Tally
 from worker_runtime.model.tasks.policy import (
     NO_RETRY,
     TASK_NAME_PATTERN,
@@ -23,6 +22,7 @@ from worker_runtime.model.tasks.policy import (
     require,
 )
 from worker_runtime.model.tasks.signature import Signature
+from worker_runtime.model.tasks.tally import Tally
 
 P = ParamSpec("P")
 R = TypeVar("R")

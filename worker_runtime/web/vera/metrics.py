@@ -12,7 +12,7 @@ from prometheus_client.core import (
     HistogramMetricFamily,
 )
 
-from worker_runtime.model.tally import DURATION_BUCKETS_S
+from worker_runtime.model.tasks.tally import DURATION_BUCKETS_S
 from worker_runtime.runtime import Runtime
 
 # The bounds that prometheus_client gives a histogram of its own, as Vera's guide does.

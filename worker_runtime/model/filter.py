@@ -1,0 +1,39 @@
+"""Which jobs somebody means."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import msgspec
+
+from worker_runtime.errors import InvalidJob
+from worker_runtime.model.job import Job
+from worker_runtime.model.states import State
+
+
+class JobFilter(msgspec.Struct, frozen=True):
+    """Which jobs are meant: those in one of `states` (empty: in any), of `queue`, of `task`."""
+
+    states: frozenset[State] = frozenset()
+    queue: str | None = None
+    task: str | None = None
+
+    def matches(self, job: Job) -> bool:
+        return (
+            (not self.states or job.state in self.states)
+            and (self.queue is None or job.queue == self.queue)
+            and (self.task is None or job.task.name == self.task)
+        )
+
+
+def states_of(
+    given: State | Iterable[State] | None, allowed: frozenset[State] = frozenset(State)
+) -> frozenset[State]:
+    """The states that a caller named; empty for None. Raises InvalidJob for one not allowed."""
+    if given is None:
+        return frozenset()
+    states = frozenset({given} if isinstance(given, str) else given)
+    if not states or not states <= allowed:
+        shown = ", ".join(sorted(map(str, states)))[:100] or "none"
+        raise InvalidJob(f"state must be one of {', '.join(sorted(allowed))}, not {shown}")
+    return states
