@@ -21,7 +21,7 @@ from typing import Any
 from worker_runtime.errors import QueueFull, StoreUnavailable
 from worker_runtime.model.job import QUEUED, SCHEDULED, Job, Priority, Transition
 from worker_runtime.model.tasks.definition import TaskDefinition
-from worker_runtime.stores import Recorded
+from worker_runtime.stores.boundary import Recorded
 from worker_runtime.stores.redis.claims import ClaimCalls
 from worker_runtime.stores.redis.ends import EndCounts
 from worker_runtime.stores.redis.leases import Lease, LeaseKeeper, is_in_hand
