@@ -20,7 +20,7 @@ from worker_runtime.model.tasks.registry import TaskRegistry
 from worker_runtime.settings import Settings
 from worker_runtime.sharing.claimed import Admission
 from worker_runtime.sharing.claimer import POLL_MAX_S, Claimer
-from worker_runtime.stores.redis.ends import HealthKey
+from worker_runtime.sharing.health_key import HealthKey
 from worker_runtime.stores.redis.store import RedisStore
 
 _UNBOUNDED = 1 << 53
