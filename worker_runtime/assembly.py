@@ -29,8 +29,9 @@ from worker_runtime.engine.slots import Lane
 from worker_runtime.engine.table import JobTable
 from worker_runtime.errors import ConfigurationError
 from worker_runtime.executors import Executor
+from worker_runtime.executors.loop import LoopExecutor
 from worker_runtime.executors.process.parent.pool import ProcessExecutor
-from worker_runtime.executors.thread import LoopExecutor, ThreadExecutor
+from worker_runtime.executors.thread import ThreadExecutor
 from worker_runtime.model.job import Job
 from worker_runtime.model.registry import TaskRegistry, Tasks
 from worker_runtime.model.tasks.definition import TaskDefinition

@@ -11,7 +11,7 @@ import pytest
 
 from tests.support.redis_server import RedisServer
 from worker_runtime import JobContext, RunAgain, Runtime, State, task
-from worker_runtime.stores.redis.location import Script
+from worker_runtime.stores.redis.script import Script
 
 
 @asynccontextmanager

@@ -39,11 +39,11 @@ from worker_runtime.arq.errors import (
 )
 from worker_runtime.stores.redis.location import (
     RedisLocation,
-    Script,
     async_redis,
     close_client,
     exceptions,
 )
+from worker_runtime.stores.redis.script import Script
 from worker_runtime.stores.redis.wire.layout import (
     ABORT_KEY,
     DEFAULT_QUEUE_KEY,

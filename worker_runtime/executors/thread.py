@@ -1,4 +1,4 @@
-"""Executors inside this process: the event loop, and a bounded pool of threads."""
+"""A bounded pool of threads for sync functions, of which none can be killed and all are counted."""
 
 from __future__ import annotations
 
@@ -8,48 +8,14 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Awaitable
 from queue import SimpleQueue
 from typing import Any
 
 from worker_runtime.errors import ExecutorFull
-from worker_runtime.executors import Call
+from worker_runtime.executors.boundary import Call
 from worker_runtime.model.states import StopReason
 
 logger = logging.getLogger("worker_runtime.executors")
-
-
-class LoopExecutor:
-    """Runs async functions on the event loop, in the task that awaits them."""
-
-    needs_context = False
-
-    def __init__(self, *, stop_grace_s: float) -> None:
-        self.stop_grace_s = stop_grace_s
-        self._abandoned = 0
-
-    async def open(self) -> None:
-        pass
-
-    def start(self, call: Call) -> Awaitable[Any]:
-        call.began()
-        job = call.job
-        result: Awaitable[Any] = job.task.call(call.context, job.args, job.kwargs)
-        return result
-
-    def stop(self, call: Call, reason: StopReason) -> None:
-        if call.context is not None:
-            call.context.stop()
-        call.interrupt()
-
-    def abandon(self, call: Call) -> None:
-        self._abandoned += 1
-
-    def statistics(self) -> dict[str, Any]:
-        return {"size": None, "busy": None, "waiting": 0, "abandoned": self._abandoned}
-
-    async def close(self) -> None:
-        pass
 
 
 class _Work:

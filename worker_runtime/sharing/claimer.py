@@ -20,7 +20,8 @@ from worker_runtime.engine.table import JobTable
 from worker_runtime.model.job import Job
 from worker_runtime.model.states import RUNNING, StopReason
 from worker_runtime.sharing.claimed import Admission
-from worker_runtime.stores.redis.location import close_client, end_tasks, exceptions, is_passing
+from worker_runtime.stores.redis.location import close_client, end_tasks, exceptions
+from worker_runtime.stores.redis.script import is_passing
 from worker_runtime.stores.redis.store import RedisStore
 from worker_runtime.stores.redis.wire.layout import ABORT_AGE_MAX_MS, ABORT_KEY, WAKE_CHANNEL
 from worker_runtime.stores.shared import POLL_MAX_S

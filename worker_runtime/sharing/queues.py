@@ -19,7 +19,7 @@ from worker_runtime.model.registry import TaskRegistry
 from worker_runtime.settings import Settings
 from worker_runtime.sharing.claimed import Admission
 from worker_runtime.sharing.claimer import Claimer
-from worker_runtime.stores.redis.ends import HealthKey
+from worker_runtime.sharing.health_key import HealthKey
 from worker_runtime.stores.redis.store import RedisStore
 from worker_runtime.stores.shared import SharedSetup
 

@@ -22,8 +22,9 @@ from worker_runtime.errors import (
     RunAgain,
 )
 from worker_runtime.executors import Executor
+from worker_runtime.executors.loop import LoopExecutor
 from worker_runtime.executors.process.parent.pool import ProcessExecutor
-from worker_runtime.executors.thread import LoopExecutor, ThreadExecutor
+from worker_runtime.executors.thread import ThreadExecutor
 from worker_runtime.model.states import StopReason
 from worker_runtime.model.tasks.definition import TaskDefinition
 from worker_runtime.model.tasks.policy import Retry, RunIn

@@ -1,1 +1,1 @@
-"""Child processes that can be killed one at a time."""
+"""Child processes that run tasks and can be killed one at a time."""

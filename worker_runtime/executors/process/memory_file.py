@@ -14,7 +14,7 @@ import tempfile
 import weakref
 from collections.abc import Iterator, Sequence
 
-from worker_runtime.executors.process import frames as wire
+from worker_runtime.executors.process import frames
 
 CHUNK_BYTES = 4 << 20
 
@@ -39,7 +39,7 @@ class Upload:
 
     def __init__(self, segments: Sequence[memoryview]) -> None:
         self.sizes = [segment.nbytes for segment in segments]
-        offsets, total = wire.layout(self.sizes)
+        offsets, total = frames.layout(self.sizes)
         self.descriptor = create()
         try:
             os.ftruncate(self.descriptor, total)
@@ -69,7 +69,7 @@ class Upload:
 def receive_segments(source: socket.socket, sizes: Sequence[int]) -> list[memoryview]:
     """Those of the file whose descriptor comes over `source`. Raises OSError where there is none,
     which is how the kernel says that this process may open no more."""
-    _, descriptors = wire.receive(source, 1, 1)
+    _, descriptors = frames.receive(source, 1, 1)
     if not descriptors:
         raise OSError("too many open files to take in a large value")
     return read_segments(descriptors[0], sizes)
@@ -81,7 +81,7 @@ def read_segments(descriptor: int, sizes: Sequence[int]) -> list[memoryview]:
     The memory lives for as long as any of the segments does.
     """
     try:
-        offsets, total = wire.layout(sizes)
+        offsets, total = frames.layout(sizes)
         whole = memoryview(_map(descriptor, total))
     finally:
         os.close(descriptor)

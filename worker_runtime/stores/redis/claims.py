@@ -8,8 +8,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from worker_runtime.stores.redis.leases import Lease, LeaseKeeper
-from worker_runtime.stores.redis.location import Script, drop_connections, may_have_happened
+from worker_runtime.stores.redis.location import drop_connections
 from worker_runtime.stores.redis.manner import Claimed, Claims
+from worker_runtime.stores.redis.script import Script, may_have_happened
 
 _LOOK_MAX = 20_000
 _LOOK_ONLY = 0  # a time that has passed: the script takes nothing

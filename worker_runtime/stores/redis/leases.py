@@ -12,8 +12,10 @@ from collections.abc import Callable
 from typing import Any
 
 import msgspec
+from redis import exceptions
 
-from worker_runtime.stores.redis.location import RedisLocation, Script, exceptions, pack
+from worker_runtime.stores.redis.location import RedisLocation
+from worker_runtime.stores.redis.script import Script, pack
 
 logger = logging.getLogger("worker_runtime.redis")
 

@@ -1,43 +1,34 @@
-"""Connections to one Redis or Valkey server: where it is, how to call its scripts, and which of
-its errors pass by themselves."""
+"""One Redis or Valkey server: where it is, how to connect to it, and whether it can keep jobs."""
 
 from __future__ import annotations
 
 import asyncio
-import functools
-import hashlib
-import importlib.resources
-from collections.abc import Callable, Iterable
-from typing import Any, Protocol
+import logging
+from collections.abc import Awaitable, Callable, Iterable
+from typing import Any
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 import msgspec
+import redis as sync_redis
+import redis.asyncio as async_redis
+from redis import exceptions
+from redis.asyncio.sentinel import Sentinel as AsyncSentinel
+from redis.sentinel import Sentinel
 
 from worker_runtime.errors import ConfigurationError
-
-try:
-    import redis as sync_redis
-    import redis.asyncio as async_redis
-    from redis import exceptions
-    from redis.asyncio.sentinel import Sentinel as AsyncSentinel
-    from redis.sentinel import Sentinel
-except ImportError as error:  # the extra is not installed
-    raise ConfigurationError(
-        "a Redis store needs the extra `redis`: pip install 'worker-runtime[redis]'"
-    ) from error
+from worker_runtime.stores.redis.script import is_passing
 
 __all__ = [
     "RedisLocation",
-    "Script",
     "async_redis",
+    "check_server",
     "close_client",
     "drop_connections",
     "end_tasks",
     "exceptions",
-    "is_passing",
-    "may_have_happened",
-    "pack",
 ]
+
+logger = logging.getLogger("worker_runtime.redis")
 
 # A script command waits for its answer at most this long; a stall of Redis shorter than that loses
 # nothing, and a peer that vanished without a word is noticed.
@@ -51,7 +42,6 @@ _TLS_OPTIONS = (
     "ssl_check_hostname",
 )
 _CERTIFICATES = ("none", "optional", "required")
-_PASSING_WORDS = ("READONLY", "LOADING", "MASTERDOWN", "OOM", "BUSY", "NOREPLICAS", "MISCONF")
 
 
 class RedisLocation(msgspec.Struct, frozen=True, kw_only=True):
@@ -209,67 +199,45 @@ def _tls_options(options: dict[str, str], *, has_tls: bool, shown: str) -> dict[
     return found
 
 
-class _Client(Protocol):
-    def execute_command(self, *args: Any, **options: Any) -> Any: ...
+async def check_server(location: RedisLocation) -> None:
+    """Raises ConfigurationError for a server that is not there, too old, or part of a Cluster."""
+    client = location.connect()
+    try:
+        info = await _patiently(client.info, location)
+    finally:
+        await close_client(client)
+    if int(info.get("cluster_enabled", 0)):
+        raise ConfigurationError(
+            f"store {location.shown}: a Redis Cluster cannot be used, because arq's keys "
+            "have no hash tag and one job's keys would lie on several nodes; use one server"
+        )
+    version = str(info.get("redis_version", "0"))
+    if int(version.split(".")[0]) < 5:
+        raise ConfigurationError(
+            f"store {location.shown}: Redis 5 or newer is needed, not {version}"
+        )
+    policy = info.get("maxmemory_policy", "noeviction")
+    if policy != "noeviction":
+        logger.warning(
+            "store %s: maxmemory-policy is %s, so Redis may evict accepted jobs when its "
+            "memory is full; noeviction keeps them",
+            location.shown,
+            policy,
+        )
 
 
-class Script:
-    """A Lua script of this package, sent once per server and then called by its hash."""
-
-    def __init__(self, name: str) -> None:
-        self.text = _script_text(name)
-        self._hash = hashlib.sha1(self.text.encode(), usedforsecurity=False).hexdigest()
-
-    async def call(self, client: _Client, *args: Any) -> Any:
-        """Run it. A server that was restarted forgets scripts: then the text is sent again."""
+async def _patiently(call: Callable[[], Awaitable[Any]], location: RedisLocation) -> Any:
+    """`call()`, tried again while the server is not there yet. Raises ConfigurationError."""
+    left = location.conn_retries
+    while True:
         try:
-            return await client.execute_command("EVALSHA", self._hash, 0, *args)
-        except exceptions.NoScriptError:
-            return await client.execute_command("EVAL", self.text, 0, *args)
-
-    def call_blocking(self, client: _Client, *args: Any) -> Any:
-        try:
-            return client.execute_command("EVALSHA", self._hash, 0, *args)
-        except exceptions.NoScriptError:
-            return client.execute_command("EVAL", self.text, 0, *args)
-
-
-def pack(fields: Iterable[str | bytes]) -> bytes:
-    """Texts in one argument, each behind its length (4 bytes, little endian): a command with a
-    thousand arguments costs the client more than the script costs the server."""
-    parts: list[bytes] = []
-    for field in fields:
-        data = field if isinstance(field, bytes) else field.encode()
-        parts.append(len(data).to_bytes(4, "little"))
-        parts.append(data)
-    return b"".join(parts)
-
-
-@functools.cache
-def _script_text(name: str) -> str:
-    folder = importlib.resources.files("worker_runtime.stores.redis") / "lua"
-    return (folder / f"{name}.lua").read_text(encoding="utf-8")
-
-
-def is_passing(error: BaseException) -> bool:
-    """Whether an error says that Redis cannot now, rather than that the command is wrong."""
-    if isinstance(error, exceptions.AuthenticationError | exceptions.AuthorizationError):
-        return False
-    if isinstance(error, exceptions.ConnectionError | exceptions.TimeoutError | OSError):
-        return True
-    text = str(error)
-    return isinstance(error, exceptions.ResponseError) and (
-        isinstance(error, exceptions.ReadOnlyError)
-        or text.startswith(_PASSING_WORDS)
-        or "command not allowed when used memory" in text
-        or "-READONLY" in text
-        or "-OOM" in text
-    )
-
-
-def may_have_happened(error: BaseException) -> bool:
-    """Whether a command that failed so may have been executed all the same."""
-    return not isinstance(error, exceptions.ResponseError)
+            return await call()
+        except (exceptions.RedisError, OSError) as error:
+            if not left or not is_passing(error):
+                raise ConfigurationError(f"store {location.shown}: {error}") from None
+            logger.warning("%s: %s, %d retries remaining...", location.shown, error, left)
+        left -= 1
+        await asyncio.sleep(location.conn_retry_delay)
 
 
 async def end_tasks(tasks: Iterable[asyncio.Task[None]]) -> None:

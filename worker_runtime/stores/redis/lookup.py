@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import msgspec
+from redis import exceptions
 
 from worker_runtime.errors import StoreUnavailable
 from worker_runtime.model.activity import Failure, Progress
@@ -19,7 +20,8 @@ from worker_runtime.model.outcome import Transition
 from worker_runtime.model.states import CANCELLED, FAILED, QUEUED, RUNNING, SCHEDULED, Reason
 from worker_runtime.model.tasks.definition import TaskDefinition
 from worker_runtime.stores.redis.leases import Lease
-from worker_runtime.stores.redis.location import Script, end_tasks, exceptions
+from worker_runtime.stores.redis.location import end_tasks
+from worker_runtime.stores.redis.script import Script
 from worker_runtime.stores.redis.wire.layout import (
     DEAD_INDEX,
     DEAD_PREFIX,

@@ -30,7 +30,7 @@ class Claimed(msgspec.Struct, gc=False):
 class Claims(msgspec.Struct, gc=False):
     """What one claim found. `waiting` counts the queue with those in progress; `next_due` is the
     Unix time at which the next scheduled job becomes due, None where there is none. `is_late`: it
-    took nothing, because others should speak first; see `redis_claims`."""
+    took nothing, because others should speak first; see `claims`."""
 
     jobs: list[Claimed]
     waiting: int
@@ -39,7 +39,7 @@ class Claims(msgspec.Struct, gc=False):
 
 
 class Manner:
-    """What differs between our own fleets and arq's. This is our own; `arq_worker` has arq's."""
+    """What differs between our own fleets and arq's. This is our own; `arq.worker` has arq's."""
 
     has_after_end = False
 

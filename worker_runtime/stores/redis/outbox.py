@@ -12,14 +12,8 @@ from typing import Any
 import msgspec
 
 from worker_runtime.stores.redis.leases import Lease
-from worker_runtime.stores.redis.location import (
-    Script,
-    drop_connections,
-    end_tasks,
-    is_passing,
-    may_have_happened,
-    pack,
-)
+from worker_runtime.stores.redis.location import drop_connections, end_tasks
+from worker_runtime.stores.redis.script import Script, is_passing, may_have_happened, pack
 
 logger = logging.getLogger("worker_runtime.redis")
 

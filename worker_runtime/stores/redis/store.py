@@ -1,8 +1,8 @@
 """The Redis store: accepted jobs wait in Redis, in arq's layout, for any worker of the fleet.
 
 This file is the store itself: claims and ends of attempts. What it is made of stands beside it: the
-wire format (`arq_wire`), leases (`redis_lease`), the way of results back (`redis_outbox`), and how
-jobs are looked up and acted on from outside (`redis_lookup`).
+wire format (`wire`), leases, the way of results back (`outbox`), and how jobs are looked up and
+acted on from outside (`lookup`).
 """
 
 from __future__ import annotations
@@ -18,25 +18,22 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from typing import Any
 
+from redis import exceptions
+
 from worker_runtime.errors import QueueFull, StoreUnavailable
 from worker_runtime.model.job import Job
 from worker_runtime.model.outcome import Transition
 from worker_runtime.model.states import QUEUED, SCHEDULED, Priority
 from worker_runtime.model.tasks.definition import TaskDefinition
-from worker_runtime.stores import Recorded
+from worker_runtime.stores.boundary import Recorded
 from worker_runtime.stores.redis.claims import ClaimCalls
 from worker_runtime.stores.redis.ends import EndCounts
 from worker_runtime.stores.redis.leases import Lease, LeaseKeeper, is_in_hand
-from worker_runtime.stores.redis.location import (
-    RedisLocation,
-    Script,
-    close_client,
-    exceptions,
-)
+from worker_runtime.stores.redis.location import RedisLocation, check_server, close_client
 from worker_runtime.stores.redis.lookup import Lookup
 from worker_runtime.stores.redis.manner import Claims, Manner, queue_key
 from worker_runtime.stores.redis.outbox import Finish, Outbox
-from worker_runtime.stores.redis.server_check import check_server
+from worker_runtime.stores.redis.script import Script
 from worker_runtime.stores.redis.wire.layout import (
     EXPIRES_EXTRA_MS,
     RETRY_PREFIX,
@@ -59,7 +56,7 @@ class RedisStore:
     location    the server
     wire        the fleet's serializer pair
     manner      what is kept how long, and hooks around the end of an attempt
-    is_plain    our own manner of records (see `redis_records`); False: arq's to the field
+    is_plain    our own manner of records (see `wire.records`); False: arq's to the field
     keys        the Redis keys of a queue, first to be served first, with the priority of each
     """
 
@@ -214,7 +211,7 @@ class RedisStore:
         return await self._claims.take(self.keys(queue), limit, self._unknown_key)
 
     def note_unanswered(self, token: str) -> None:
-        """As `redis_claims.ClaimCalls.note_unanswered`."""
+        """As `claims.ClaimCalls.note_unanswered`."""
         self._claims.note_unanswered(token)
 
     async def count_tries(self, lease: Lease, tries: int) -> None:

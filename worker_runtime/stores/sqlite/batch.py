@@ -15,7 +15,7 @@ import msgspec
 from worker_runtime.stores.sqlite.rows import Columns, change_row
 
 Row = list[Any]
-"""The columns `records.ALL` of a row to be written whole; the first is the place."""
+"""The columns `rows.ALL` of a row to be written whole; the first is the place."""
 
 
 class Accept(msgspec.Struct, gc=False, eq=False):

@@ -24,8 +24,7 @@ from worker_runtime.model.states import FAILED, TERMINAL_STATES, State
 from worker_runtime.model.tasks.definition import TaskDefinition
 from worker_runtime.stores.sqlite.archive import Archive
 from worker_runtime.stores.sqlite.batch import Batch, Row
-from worker_runtime.stores.sqlite.file.file_in_place import FileInPlace
-from worker_runtime.stores.sqlite.file.guard import FileLock
+from worker_runtime.stores.sqlite.file.guard import FileInPlace, FileLock
 from worker_runtime.stores.sqlite.file.reader import Reader
 from worker_runtime.stores.sqlite.file.retention import Retention
 from worker_runtime.stores.sqlite.file.schema import Connect, connect_default, open_writer, refusal

@@ -12,7 +12,6 @@ import os
 import selectors
 import signal
 import socket
-import struct
 import sys
 import threading
 import traceback
@@ -21,83 +20,16 @@ from typing import NoReturn
 import msgspec
 
 from worker_runtime.executors.process import catalogue as task_catalogue
-from worker_runtime.executors.process import frames as wire
+from worker_runtime.executors.process import frames, orders
 from worker_runtime.executors.process.child import main as child
-
-LENGTH = struct.Struct("<I")
-CHILD_DESCRIPTORS = 4
-"""What a fork order carries: request socket, channel, stdout pipe, stderr pipe."""
 
 _PARENT_CHECK_S = 0.5
 _READ_BYTES = 65_536
 _TEXT_CHARS_MAX = 8_000
 _PR_SET_CHILD_SUBREAPER = 36
 
-
-class ForkserverConfig(msgspec.Struct, frozen=True):
-    """The first message to a forkserver. `preload` False: each child imports the modules itself."""
-
-    parent_pid: int
-    argv: list[str]
-    catalogue: task_catalogue.TaskCatalogue
-    preload: bool
-    log_levels: dict[str, int]
-    memory_bytes_max: int | None
-
-
-class Fork(msgspec.Struct, tag=True, gc=False):
-    """Start a child; its descriptors are attached to the message."""
-
-    token: int
-
-
-class Signal(msgspec.Struct, tag=True, gc=False):
-    """Send a signal to a child's whole process group."""
-
-    pid: int
-    number: int
-
-
-class Loaded(msgspec.Struct, tag=True, gc=False):
-    """Ready to fork."""
-
-
-class LoadFailed(msgspec.Struct, tag=True, gc=False):
-    error: str
-    traceback: str
-
-
-class Threaded(msgspec.Struct, tag=True, gc=False):
-    """The modules start threads when imported, so this process must not fork; it ends."""
-
-
-class Forked(msgspec.Struct, tag=True, gc=False):
-    token: int
-    pid: int
-
-
-class ForkFailed(msgspec.Struct, tag=True, gc=False):
-    token: int
-    error: str
-
-
-class Exited(msgspec.Struct, tag=True, gc=False):
-    """A child has died. `status` as `os.waitpid` gives it."""
-
-    pid: int
-    status: int
-
-
-Order = Fork | Signal
-Event = Loaded | LoadFailed | Threaded | Forked | ForkFailed | Exited
-
-_config = msgspec.msgpack.Decoder(ForkserverConfig)
-_order: msgspec.msgpack.Decoder[Order] = msgspec.msgpack.Decoder(Order)
-
-
-def framed(message: object) -> bytes:
-    payload = msgspec.msgpack.encode(message)
-    return LENGTH.pack(len(payload)) + payload
+_config = msgspec.msgpack.Decoder(orders.ForkserverConfig)
+_order: msgspec.msgpack.Decoder[orders.Order] = msgspec.msgpack.Decoder(orders.Order)
 
 
 def main(control_descriptor: int) -> None:
@@ -114,7 +46,7 @@ class Forkserver:
         self._unread = bytearray()
         self._descriptors: list[int] = []
         self._wakeup_writer: socket.socket
-        self._config: ForkserverConfig
+        self._config: orders.ForkserverConfig
         self._program: child.Program | None = None
 
     def run(self) -> None:
@@ -124,7 +56,7 @@ class Forkserver:
             return
         _adopt_orphans()
         wakeup, selector = self._watch()
-        self._send(Loaded())
+        self._send(orders.Loaded())
         try:
             while os.getppid() == self._config.parent_pid:
                 for key, _ in selector.select(_PARENT_CHECK_S):
@@ -138,10 +70,10 @@ class Forkserver:
             self._kill_all()
 
     def _receive_config(self) -> bytes:
-        head = self._control.recv(LENGTH.size, socket.MSG_WAITALL)
-        if len(head) < LENGTH.size:
+        head = self._control.recv(orders.LENGTH.size, socket.MSG_WAITALL)
+        if len(head) < orders.LENGTH.size:
             sys.exit(0)  # the parent died first
-        return self._control.recv(LENGTH.unpack(head)[0], socket.MSG_WAITALL)
+        return self._control.recv(orders.LENGTH.unpack(head)[0], socket.MSG_WAITALL)
 
     def _load(self) -> bool:
         if not self._config.preload:
@@ -150,10 +82,10 @@ class Forkserver:
             self._program = child.Program(*task_catalogue.load(self._config.catalogue))
         except BaseException as error:
             text = f"{type(error).__name__}: {error}"[:_TEXT_CHARS_MAX]
-            self._send(LoadFailed(text, traceback.format_exc()[-_TEXT_CHARS_MAX:]))
+            self._send(orders.LoadFailed(text, traceback.format_exc()[-_TEXT_CHARS_MAX:]))
             return False
         if _thread_count() > 1:
-            self._send(Threaded())
+            self._send(orders.Threaded())
             return False
         gc.collect()
         gc.freeze()  # children share these pages until they write to them; collecting would
@@ -173,46 +105,48 @@ class Forkserver:
     def _obey(self, selector: selectors.BaseSelector, wakeup: socket.socket) -> bool:
         """Carry out the orders that have come; False once the parent is gone."""
         try:
-            data, descriptors = wire.receive(self._control, _READ_BYTES, CHILD_DESCRIPTORS)
+            data, descriptors = frames.receive(self._control, _READ_BYTES, orders.CHILD_DESCRIPTORS)
         except ConnectionResetError:
             return False
         if not data:
             return False
         self._unread += data
         self._descriptors += descriptors
-        while len(self._unread) >= LENGTH.size:
-            end = LENGTH.size + LENGTH.unpack_from(self._unread)[0]
+        while len(self._unread) >= orders.LENGTH.size:
+            end = orders.LENGTH.size + orders.LENGTH.unpack_from(self._unread)[0]
             if len(self._unread) < end:
                 break
-            order = _order.decode(bytes(self._unread[LENGTH.size : end]))
+            order = _order.decode(bytes(self._unread[orders.LENGTH.size : end]))
             del self._unread[:end]
-            if isinstance(order, Signal):
+            if isinstance(order, orders.Signal):
                 self._signal(order)
             else:
                 self._fork(order, selector, wakeup)
         return True
 
-    def _signal(self, order: Signal) -> None:
+    def _signal(self, order: orders.Signal) -> None:
         if order.pid in self._pids:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(order.pid, order.number)
 
-    def _fork(self, order: Fork, selector: selectors.BaseSelector, wakeup: socket.socket) -> None:
-        descriptors = self._descriptors[:CHILD_DESCRIPTORS]
-        del self._descriptors[:CHILD_DESCRIPTORS]
+    def _fork(
+        self, order: orders.Fork, selector: selectors.BaseSelector, wakeup: socket.socket
+    ) -> None:
+        descriptors = self._descriptors[: orders.CHILD_DESCRIPTORS]
+        del self._descriptors[: orders.CHILD_DESCRIPTORS]
         try:
-            if len(descriptors) < CHILD_DESCRIPTORS:
+            if len(descriptors) < orders.CHILD_DESCRIPTORS:
                 raise OSError("too many open files in the forkserver")
             pid = os.fork()
         except OSError as error:
-            self._send(ForkFailed(order.token, str(error)))
+            self._send(orders.ForkFailed(order.token, str(error)))
         else:
             if pid == 0:
                 self._become_child(descriptors, selector, wakeup)
             with contextlib.suppress(OSError):  # the child does the same; whoever is first
                 os.setpgid(pid, pid)
             self._pids.add(pid)
-            self._send(Forked(order.token, pid))
+            self._send(orders.Forked(order.token, pid))
         for descriptor in descriptors:
             os.close(descriptor)
 
@@ -252,16 +186,16 @@ class Forkserver:
                 _, status = os.waitpid(pid, 0)
                 if pid in self._pids:
                     self._pids.discard(pid)
-                    self._send(Exited(pid, status))
+                    self._send(orders.Exited(pid, status))
 
     def _kill_all(self) -> None:
         for pid in self._pids:
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(pid, signal.SIGKILL)
 
-    def _send(self, event: Event) -> None:
+    def _send(self, event: orders.Event) -> None:
         with contextlib.suppress(OSError):  # a dead parent is noticed by the loop
-            self._control.sendall(framed(event))
+            self._control.sendall(orders.framed(event))
 
 
 def _adopt_orphans() -> None:

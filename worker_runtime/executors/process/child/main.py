@@ -29,8 +29,7 @@ import msgspec
 
 from worker_runtime.errors import JobInterrupted, RunAgain
 from worker_runtime.executors.process import catalogue as task_catalogue
-from worker_runtime.executors.process import frames as wire
-from worker_runtime.executors.process import memory_file
+from worker_runtime.executors.process import frames, memory_file
 from worker_runtime.executors.process.child.reporting import (
     Channel,
     LogForwarder,
@@ -93,7 +92,7 @@ def main(
                 resource.setrlimit(resource.RLIMIT_DATA, (memory_bytes_max, memory_bytes_max))
             state = _enter(program.setup, stack)
         except BaseException:
-            child.channel.send(wire.SETUP_FAILED, cut(traceback.format_exc(), 8192).encode())
+            child.channel.send(frames.SETUP_FAILED, cut(traceback.format_exc(), 8192).encode())
             return 1
         try:
             child.serve(program.tasks, state)
@@ -157,9 +156,9 @@ class Child:
         self._tasks = tasks
         self._state = state
         self._output.adopt()
-        self.channel.send(wire.READY)
-        buffer = memoryview(bytearray(wire.REQUEST_BYTES_MAX))
-        header = wire.REQUEST_HEADER
+        self.channel.send(frames.READY)
+        buffer = memoryview(bytearray(frames.REQUEST_BYTES_MAX))
+        header = frames.REQUEST_HEADER
         while True:
             size, ancillary, _, _ = self._requests.recvmsg_into(
                 [buffer], _ONE_DESCRIPTOR, _CLOSE_ON_EXEC
@@ -167,7 +166,7 @@ class Child:
             if size < header.size:
                 _end_group()  # the parent is dead
             kind, serial = header.unpack_from(buffer)
-            if kind == wire.QUIT:
+            if kind == frames.QUIT:
                 return
             self._answer(kind, serial, buffer[header.size : size], ancillary)
 
@@ -203,7 +202,7 @@ class Child:
             del request, args, kwargs
             if type(value) is RunAgain:
                 raise value
-            answer, packed = wire.RETURNED, self._pack(value)
+            answer, packed = frames.RETURNED, self._pack(value)
         except BaseException as error:
             self._end_copy(error)
             answer, packed = self._describe(error, about)
@@ -217,19 +216,19 @@ class Child:
             self.channel.send(answer, packed, flags, run_s)
         else:
             self._send_shared(packed, flags, run_s)
-        if answer == wire.OUT_OF_MEMORY:
+        if answer == frames.OUT_OF_MEMORY:
             os._exit(_OUT_OF_MEMORY_EXIT_CODE)
 
-    def _decode(self, kind: int, payload: memoryview, ancillary: list[Ancillary]) -> wire.Request:
-        request: wire.Request
-        if kind == wire.RUN:
+    def _decode(self, kind: int, payload: memoryview, ancillary: list[Ancillary]) -> frames.Request:
+        request: frames.Request
+        if kind == frames.RUN:
             request = pickle.loads(payload)
             return request
         if not ancillary:
             raise OSError("too many open files to take in the arguments")
         (descriptor,) = array.array("i", ancillary[0][2])
-        segments = memory_file.read_segments(descriptor, wire.decode_sizes(payload))
-        request = wire.unpack_segments(segments)
+        segments = memory_file.read_segments(descriptor, frames.decode_sizes(payload))
+        request = frames.unpack_segments(segments)
         return request
 
     def _run(
@@ -270,7 +269,7 @@ class Child:
 
     def _pack(self, value: Any) -> bytes | list[memoryview]:
         try:
-            return wire.pack(value)
+            return frames.pack(value)
         except (MemoryError, JobInterrupted):
             raise
         except BaseException as error:
@@ -282,25 +281,25 @@ class Child:
     def _describe(self, error: BaseException, about: str = "") -> tuple[int, bytes]:
         """The answer for what a task raised, or its arguments did."""
         if isinstance(error, RunAgain):
-            again = wire.Again(error.delay_s, error.uses_attempt)
-            return wire.RUN_AGAIN, msgspec.msgpack.encode(again)
+            again = frames.Again(error.delay_s, error.uses_attempt)
+            return frames.RUN_AGAIN, msgspec.msgpack.encode(again)
         if isinstance(error, JobInterrupted):
-            return wire.INTERRUPTED, error_text(error, ERROR_BYTES_MAX).encode()
+            return frames.INTERRUPTED, error_text(error, ERROR_BYTES_MAX).encode()
         if self._has_memory_limit and isinstance(error, MemoryError):
-            return wire.OUT_OF_MEMORY, b""
-        raised = wire.Raised(
+            return frames.OUT_OF_MEMORY, b""
+        raised = frames.Raised(
             type(error).__name__,
             about + error_text(error, ERROR_BYTES_MAX),
             tuple(_public_name(kind) for kind in type(error).__mro__),
             traceback_text(error, ERROR_BYTES_MAX),
         )
-        return wire.RAISED, msgspec.msgpack.encode(raised)
+        return frames.RAISED, msgspec.msgpack.encode(raised)
 
     def _flush(self) -> int:
         """Send what the task left unsent; the answer's flags."""
         self._reports.flush()
         self._logs.tell_dropped()
-        return wire.WROTE_OUTPUT if self._output.flush() else 0
+        return frames.WROTE_OUTPUT if self._output.flush() else 0
 
     def _send_shared(self, segments: list[memoryview], flags: int, run_s: float) -> None:
         try:
@@ -315,19 +314,19 @@ class Child:
             answer, packed = self._describe(error)
             self.channel.send(answer, packed, flags, run_s)
             return
-        self.channel.send(wire.RETURNED_SHARED, wire.encode_sizes(upload.sizes), flags, run_s)
+        self.channel.send(frames.RETURNED_SHARED, frames.encode_sizes(upload.sizes), flags, run_s)
 
     def _read_orders(self) -> None:
         """Obey stop orders; when the channel closes the parent is dead, and so is this process and
         whatever it started."""
         while True:
             try:
-                order = self._orders.recv(wire.STOP.size)
+                order = self._orders.recv(frames.STOP.size)
             except OSError:
                 order = b""
-            if len(order) < wire.STOP.size:
+            if len(order) < frames.STOP.size:
                 _end_group()
-            self._stop(wire.STOP.unpack(order)[0])
+            self._stop(frames.STOP.unpack(order)[0])
 
     def _stop(self, serial: int) -> None:
         self._stopped_serial = serial

@@ -17,7 +17,7 @@ from typing import Any
 
 import msgspec
 
-from worker_runtime.executors.process import frames as wire
+from worker_runtime.executors.process import frames
 from worker_runtime.model.activity import Metric, Progress
 from worker_runtime.model.bounded import cut
 from worker_runtime.model.context import METRICS_KEPT_MAX
@@ -44,7 +44,7 @@ class Channel:
         self._stream.close()
 
     def send(self, kind: int, payload: bytes = b"", flags: int = 0, run_s: float = 0.0) -> None:
-        frame = wire.ANSWER_HEADER.pack(len(payload), kind, flags, run_s) + payload
+        frame = frames.ANSWER_HEADER.pack(len(payload), kind, flags, run_s) + payload
         try:
             with self._lock:
                 self._stream.sendall(frame)
@@ -88,10 +88,10 @@ class ReportBuffer:
         if self._progress is None and not self._metrics:
             return
         with self._lock:
-            report = wire.Report(self._progress, self._metrics, self._dropped)
+            report = frames.Report(self._progress, self._metrics, self._dropped)
             self._progress, self._metrics, self._dropped = None, [], 0
             self._sent_at = time.monotonic()
-            self._channel.send(wire.REPORT, msgspec.msgpack.encode(report))
+            self._channel.send(frames.REPORT, msgspec.msgpack.encode(report))
 
     def _offer(self) -> None:
         if time.monotonic() - self._sent_at >= REPORT_INTERVAL_S:
@@ -153,14 +153,14 @@ class LogForwarder(logging.Handler):
             with contextlib.suppress(OSError):
                 os.write(2, text.encode("utf-8", "backslashreplace"))
             return
-        line = wire.LogLine(
+        line = frames.LogLine(
             level,
             logger[:200],
             cut(message, LOG_BYTES_MAX),
             created,
             None if exception is None else cut(exception, LOG_BYTES_MAX),
         )
-        self._channel.send(wire.LOG, msgspec.msgpack.encode(line))
+        self._channel.send(frames.LOG, msgspec.msgpack.encode(line))
 
 
 def _exception_text(record: logging.LogRecord) -> str | None:

@@ -1,1 +1,1 @@
-"""What runs in the parent."""
+"""What runs in the parent: it hands work to its children and looks after their lives."""

@@ -13,8 +13,7 @@ from collections import deque
 from typing import Any
 
 from worker_runtime.errors import ChildCrashed
-from worker_runtime.executors.process import frames as wire
-from worker_runtime.executors.process import memory_file
+from worker_runtime.executors.process import frames, memory_file
 from worker_runtime.executors.process.parent.messages import ChildMessages, error_of, undecodable
 from worker_runtime.executors.process.parent.output import output_pipe
 from worker_runtime.executors.process.parent.spawner import describe_status
@@ -44,7 +43,9 @@ class ChildProcess:
     sent a signal, when it dies, and when another child is free for them.
     """
 
-    def __init__(self, keeper: ChildKeeper, line: WorkLine, token: int) -> None:
+    def __init__(
+        self, keeper: ChildKeeper[ChildProcess], line: WorkLine[ChildProcess], token: int
+    ) -> None:
         self._keeper = keeper
         self._line = line
         self.token = token
@@ -72,7 +73,7 @@ class ChildProcess:
     def _open(self) -> None:
         """Make the sockets and pipes. Raises OSError and leaves none behind."""
         with contextlib.ExitStack() as undo:
-            self._requests, self._requests_child_end = socket.socketpair(type=wire.BOUNDED_SOCKET)
+            self._requests, self._requests_child_end = socket.socketpair(type=frames.BOUNDED_SOCKET)
             self._channel, channel = socket.socketpair()
             for end in (self._requests, self._requests_child_end, self._channel, channel):
                 undo.callback(end.close)
@@ -80,7 +81,7 @@ class ChildProcess:
             stderr, stderr_writer = output_pipe(undo)
             undo.pop_all()
         self._requests.setblocking(False)
-        self._requests.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 2 * wire.REQUEST_BYTES_MAX)
+        self._requests.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 2 * frames.REQUEST_BYTES_MAX)
         self._channel.setblocking(False)
         self._messages = ChildMessages(self._keeper.loop, stdout, stderr)
         self._keeper.loop.add_reader(self._channel.fileno(), self._receive)
@@ -115,8 +116,7 @@ class ChildProcess:
     def run(self, work: Work) -> None:
         """Hand `work` over. Assumes that the child is idle or `has_room`."""
         work.child = self
-        self._serial += 1
-        work.serial = self._serial
+        work.serial = self._serial = self._serial + 1
         self.in_flight.append(work)
         if len(self.in_flight) == 1:
             self.state = BUSY
@@ -125,7 +125,7 @@ class ChildProcess:
                 return
             self._begin(work)
         assert isinstance(work.request, bytes)
-        self._send(work, wire.RUN, work.request)
+        self._send(work, frames.RUN, work.request)
 
     def stop(self, work: Work, *, cooperates: bool) -> bool:
         """Begin the ladder: token, SIGTERM, SIGKILL. A task that cannot see the token (neither
@@ -138,7 +138,7 @@ class ChildProcess:
         work.is_stopping = True
         if cooperates:
             with contextlib.suppress(OSError):
-                self._channel.send(wire.STOP.pack(work.serial))
+                self._channel.send(frames.STOP.pack(work.serial))
             self._timer = self._keeper.loop.call_later(self._keeper.grace_s, self._terminate, work)
         else:
             self._terminate(work)
@@ -150,14 +150,14 @@ class ChildProcess:
         unread: set[int] = set()
         while len(unread) < len(self.in_flight):
             try:
-                message, descriptors = wire.receive(
-                    self._requests_child_end, wire.REQUEST_BYTES_MAX, 1, socket.MSG_DONTWAIT
+                message, descriptors = frames.receive(
+                    self._requests_child_end, frames.REQUEST_BYTES_MAX, 1, socket.MSG_DONTWAIT
                 )
             except BlockingIOError:
                 break
             for descriptor in descriptors:
                 os.close(descriptor)
-            unread.add(wire.REQUEST_HEADER.unpack_from(message)[1])
+            unread.add(frames.REQUEST_HEADER.unpack_from(message)[1])
         works = [work for work in self.in_flight if work.serial in unread]
         for work in works:
             self._release(work)
@@ -168,7 +168,7 @@ class ChildProcess:
         self.state = LEAVING
         self.leave_reason = reason
         with contextlib.suppress(OSError):
-            self._requests.send(wire.REQUEST_HEADER.pack(wire.QUIT, 0))
+            self._requests.send(frames.REQUEST_HEADER.pack(frames.QUIT, 0))
         self._timer = self._keeper.loop.call_later(within_s, self.kill)
 
     def kill(self, reason: str | None = None) -> None:
@@ -223,7 +223,7 @@ class ChildProcess:
 
     def _send(self, work: Work, kind: int, payload: bytes, descriptor: int | None = None) -> None:
         """Never blocks: the limits on what is in flight fit the socket's buffer."""
-        message = wire.REQUEST_HEADER.pack(kind, work.serial) + payload
+        message = frames.REQUEST_HEADER.pack(kind, work.serial) + payload
         try:
             if descriptor is None:
                 self._requests.send(message)
@@ -266,8 +266,8 @@ class ChildProcess:
             self._keeper.loop.call_soon(self._upload_next, work, upload)
             return
         self._begin(work)
-        payload = wire.encode_sizes(upload.sizes)
-        self._send(work, wire.RUN_SHARED, payload, upload.descriptor)
+        payload = frames.encode_sizes(upload.sizes)
+        self._send(work, frames.RUN_SHARED, payload, upload.descriptor)
         self._cancel_upload()
 
     def _cancel_upload(self) -> None:
@@ -292,11 +292,10 @@ class ChildProcess:
         return self.work is work
 
     def _terminate(self, work: Work) -> None:
-        if not self._isolate(work):
-            return
-        self.is_doomed = self._was_signalled = True
-        self._keeper.send_signal(self, signal.SIGTERM)
-        self._timer = self._keeper.loop.call_later(self._keeper.term_grace_s, self.kill)
+        if self._isolate(work):
+            self.is_doomed = self._was_signalled = True
+            self._keeper.send_signal(self, signal.SIGTERM)
+            self._timer = self._keeper.loop.call_later(self._keeper.term_grace_s, self.kill)
 
     def _cancel_timer(self) -> None:
         if self._timer is not None:
@@ -310,7 +309,7 @@ class ChildProcess:
         if self.is_silent:
             return False
         try:
-            data = self._channel.recv(wire.READ_BYTES)
+            data = self._channel.recv(frames.READ_BYTES)
         except (BlockingIOError, InterruptedError):
             return False
         except OSError:
@@ -319,10 +318,10 @@ class ChildProcess:
             self._silence()
             self._keeper.child_silent(self)
             return False
-        is_full = len(data) == wire.READ_BYTES
+        is_full = len(data) == frames.READ_BYTES
         if self._unread:
             data = self._unread + data
-        header = wire.ANSWER_HEADER
+        header = frames.ANSWER_HEADER
         start, size_all = 0, len(data)
         while size_all - start >= header.size:
             size, kind, flags, run_s = header.unpack_from(data, start)
@@ -340,28 +339,28 @@ class ChildProcess:
             self._keeper.loop.remove_reader(self._channel.fileno())
 
     def _handle(self, kind: int, payload: bytes, flags: int, run_s: float) -> None:
-        if kind >= wire.RETURNED:
+        if kind >= frames.RETURNED:
             work = self.work
             if work is None:
                 return
-            if flags & wire.WROTE_OUTPUT:
+            if flags & frames.WROTE_OUTPUT:
                 self._messages.drain()
-            if kind == wire.RETURNED:
+            if kind == frames.RETURNED:
                 self._finish(work, run_s, payload, None)
-            elif kind == wire.RETURNED_SHARED:
+            elif kind == frames.RETURNED_SHARED:
                 self._finish(work, run_s, *self._receive_shared(payload))
             else:
                 self._finish(work, run_s, None, error_of(kind, payload))
-        elif kind == wire.REPORT:
+        elif kind == frames.REPORT:
             if self.work is not None and not self.work.done():
                 self._messages.report(payload)
-        elif kind == wire.LOG:
+        elif kind == frames.LOG:
             self._messages.log(payload)
-        elif kind == wire.READY:
+        elif kind == frames.READY:
             self._keeper.child_ready(self)
-        elif kind == wire.SETUP_FAILED:
+        elif kind == frames.SETUP_FAILED:
             self._keeper.setup_failed(self, payload.decode("utf-8", "replace"))
-        elif kind == wire.OUT_OF_MEMORY:
+        elif kind == frames.OUT_OF_MEMORY:
             self._is_out_of_memory = True  # its death, which follows, is the answer
 
     def _finish(self, work: Work, run_s: float, result: Any, error: BaseException | None) -> None:
@@ -386,7 +385,7 @@ class ChildProcess:
                 if type(result) is bytes:
                     value = pickle.loads(result)
                 else:
-                    value = wire.unpack_segments(result)
+                    value = frames.unpack_segments(result)
             except BaseException as raised:
                 error = undecodable(raised)
         if error is None:
@@ -396,6 +395,6 @@ class ChildProcess:
 
     def _receive_shared(self, payload: bytes) -> tuple[Any, BaseException | None]:
         try:
-            return memory_file.receive_segments(self._requests, wire.decode_sizes(payload)), None
+            return memory_file.receive_segments(self._requests, frames.decode_sizes(payload)), None
         except (OSError, ValueError) as error:
             return None, error

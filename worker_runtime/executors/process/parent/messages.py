@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 
 from worker_runtime.errors import ChildCrashed, JobInterrupted, RemoteFailure, RunAgain
-from worker_runtime.executors.process import frames as wire
+from worker_runtime.executors.process import frames
 from worker_runtime.executors.process.parent.output import OutputReader
 from worker_runtime.model.bounded import error_text
 from worker_runtime.model.context import RecordReporter
@@ -21,10 +21,10 @@ child_logger = logging.getLogger("worker_runtime.child")
 
 _ERROR_BYTES_MAX = 1000
 
-_raised = msgspec.msgpack.Decoder(wire.Raised)
-_again = msgspec.msgpack.Decoder(wire.Again)
-_report = msgspec.msgpack.Decoder(wire.Report)
-_log_line = msgspec.msgpack.Decoder(wire.LogLine)
+_raised = msgspec.msgpack.Decoder(frames.Raised)
+_again = msgspec.msgpack.Decoder(frames.Again)
+_report = msgspec.msgpack.Decoder(frames.Report)
+_log_line = msgspec.msgpack.Decoder(frames.LogLine)
 
 
 class ChildMessages:
@@ -100,10 +100,10 @@ class ChildMessages:
 
 def error_of(kind: int, payload: bytes) -> BaseException:
     """The exception that stands here for what a task raised there."""
-    if kind == wire.RUN_AGAIN:
+    if kind == frames.RUN_AGAIN:
         again = _again.decode(payload)
         return RunAgain(again.delay_s, uses_attempt=again.uses_attempt)
-    if kind == wire.INTERRUPTED:
+    if kind == frames.INTERRUPTED:
         return JobInterrupted(payload.decode("utf-8", "replace"))
     raised = _raised.decode(payload)
     return RemoteFailure(

@@ -5,8 +5,8 @@
                            └─> waiting ─┴── next work at once <──┘
 
 Which child runs what is decided here. How many children there are is the `supervisor`'s business;
-one child's sockets and stop ladder are `child_process`; starting and reaping are `spawner` and
-`forkserver`; what runs in the child is `child`.
+one child's sockets and stop ladder are `child`; starting and reaping are `spawner` and, in a
+process of its own, the `forkserver`.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from typing import Any
 import msgspec
 
 from worker_runtime.errors import ConfigurationError, ExecutorFull
-from worker_runtime.executors import Call
-from worker_runtime.executors.process import frames as wire
+from worker_runtime.executors.boundary import Call
+from worker_runtime.executors.process import frames
 from worker_runtime.executors.process.catalogue import catalogue
 from worker_runtime.executors.process.parent.child import ChildProcess
 from worker_runtime.executors.process.parent.supervisor import Supervisor
@@ -86,7 +86,7 @@ class ProcessExecutor:
         label = None if job.options is None else job.options.label
         began = time.perf_counter()
         try:
-            request = wire.pack(
+            request = frames.pack(
                 (job.task.name, job.args, job.kwargs, job.id, job.queue, job.attempt, label)
             )
         except Exception as error:
@@ -117,7 +117,7 @@ class ProcessExecutor:
         if work is not None and work.child is not None:
             child = work.child
             work.cancel()
-            self._supervisor.abandon(child)
+            self._supervisor.abandon(child.token)
 
     def statistics(self) -> dict[str, Any]:
         """Figures of now and, where the name ends in `_s` or counts, totals since the start."""

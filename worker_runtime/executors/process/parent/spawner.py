@@ -21,8 +21,8 @@ from typing import Protocol
 import msgspec
 
 from worker_runtime.errors import ConfigurationError
+from worker_runtime.executors.process import orders
 from worker_runtime.executors.process.catalogue import TaskCatalogue
-from worker_runtime.executors.process.child import forkserver
 from worker_runtime.executors.process.parent.output import OutputReader
 
 logger = logging.getLogger("worker_runtime.executors")
@@ -38,7 +38,7 @@ _BOOTSTRAP = (
 )
 _BLAS_THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
-_event: msgspec.msgpack.Decoder[forkserver.Event] = msgspec.msgpack.Decoder(forkserver.Event)
+_event: msgspec.msgpack.Decoder[orders.Event] = msgspec.msgpack.Decoder(orders.Event)
 
 
 class SpawnerListener(Protocol):
@@ -110,13 +110,13 @@ class Spawner:
         """Order a child that gets `descriptors`. Raises OSError."""
         if self._control is None:
             raise OSError("the forkserver is not running")
-        socket.send_fds(self._control, [forkserver.framed(forkserver.Fork(token))], descriptors)
+        socket.send_fds(self._control, [orders.framed(orders.Fork(token))], descriptors)
 
     def signal(self, pid: int, number: int) -> None:
         """Send a signal to a child and whatever it started."""
         if self._control is not None:
             with contextlib.suppress(OSError):
-                self._control.sendall(forkserver.framed(forkserver.Signal(pid, number)))
+                self._control.sendall(orders.framed(orders.Signal(pid, number)))
 
     async def close(self) -> None:
         """End the forkserver and with it every child that is left."""
@@ -167,7 +167,7 @@ class Spawner:
         self._unread.clear()
         self._output = OutputReader(self._loop, reader, _log_output)
         self._loop.add_reader(ours.fileno(), self._receive)
-        config = forkserver.ForkserverConfig(
+        config = orders.ForkserverConfig(
             parent_pid=os.getpid(),
             argv=sys.argv,
             catalogue=self._catalogue,
@@ -175,7 +175,7 @@ class Spawner:
             log_levels=_log_levels(),
             memory_bytes_max=self._memory_bytes_max,
         )
-        ours.sendall(forkserver.framed(config))
+        ours.sendall(orders.framed(config))
         ours.setblocking(False)
 
     def _environment(self) -> dict[str, str]:
@@ -194,35 +194,35 @@ class Spawner:
             self._lost()
             return
         self._unread += data
-        head = forkserver.LENGTH.size
+        head = orders.LENGTH.size
         while len(self._unread) >= head:
-            end = head + forkserver.LENGTH.unpack_from(self._unread)[0]
+            end = head + orders.LENGTH.unpack_from(self._unread)[0]
             if len(self._unread) < end:
                 return
             event = _event.decode(bytes(self._unread[head:end]))
             del self._unread[:end]
             self._handle(event)
 
-    def _handle(self, event: forkserver.Event) -> None:
+    def _handle(self, event: orders.Event) -> None:
         match event:
-            case forkserver.Forked(token, pid):
+            case orders.Forked(token, pid):
                 self._listener.child_forked(token, pid)
-            case forkserver.Exited(pid, status):
+            case orders.Exited(pid, status):
                 self._listener.child_exited(pid, status)
-            case forkserver.ForkFailed(token, error):
+            case orders.ForkFailed(token, error):
                 self._listener.child_not_forked(token, error)
-            case forkserver.Loaded():
+            case orders.Loaded():
                 self._failures = 0
                 self.is_ready = True
                 self._settle_open(None)
                 self._listener.spawner_ready()
-            case forkserver.Threaded():
+            case orders.Threaded():
                 logger.info(
                     "the process tasks' modules start threads when imported; "
                     "each child imports them itself"
                 )
                 self._preload = False
-            case forkserver.LoadFailed(error, text):
+            case orders.LoadFailed(error, text):
                 logger.error("the process tasks' modules do not import in a child:\n%s", text)
                 self._settle_open(
                     ConfigurationError(

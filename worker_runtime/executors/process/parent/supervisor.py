@@ -39,7 +39,9 @@ class Supervisor:
     will have done it before the new one is warm.
     """
 
-    def __init__(self, catalogue: TaskCatalogue, limits: ProcessSettings, line: WorkLine) -> None:
+    def __init__(
+        self, catalogue: TaskCatalogue, limits: ProcessSettings, line: WorkLine[ChildProcess]
+    ) -> None:
         cores = os.cpu_count() or 1
         self.size_max = limits.size_max or min(256, cores)
         self.size_min = min(limits.size_min, self.size_max)
@@ -109,10 +111,6 @@ class Supervisor:
             self._bury(child, signal.SIGKILL)
 
     @property
-    def is_closed(self) -> bool:
-        return self._is_closed
-
-    @property
     def is_full(self) -> bool:
         return len(self.children) >= self.size_max
 
@@ -159,10 +157,11 @@ class Supervisor:
         if self.children.pop(child.token, None) is not None:
             self.leaving[child.token] = child
 
-    def abandon(self, child: ChildProcess) -> None:
+    def abandon(self, token: int) -> None:
         """Even SIGKILL did not end it in time (it hangs in the kernel): do without it."""
+        child = self.children.get(token) or self.leaving[token]
         child.kill()
-        self.abandoned.add(child.token)
+        self.abandoned.add(token)
         self.leave(child)
         logger.error("child process %s cannot be killed and is abandoned", child.pid)
         self.fill()

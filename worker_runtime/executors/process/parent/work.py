@@ -4,18 +4,29 @@ from __future__ import annotations
 
 import asyncio
 import enum
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol, TypeVar
 
-from worker_runtime.executors import Call
+from worker_runtime.executors.boundary import Call
 
-if TYPE_CHECKING:
-    from worker_runtime.executors.process.parent.child import ChildProcess
+Child_contra = TypeVar("Child_contra", contravariant=True)
+"""What a child is to whoever hears of it."""
+
+
+class Child(Protocol):
+    """The child that a work is in, as far as that work is concerned."""
+
+    token: int
+    leave_reason: str | None
+
+    def stop(self, work: Work, *, cooperates: bool) -> bool:
+        """Begin to stop `work`; False where it had not begun, or had ended."""
+        ...
 
 
 class Work(asyncio.Future[Any]):
     """One call, encoded, and the future of its end."""
 
-    child: ChildProcess | None = None
+    child: Child | None = None
     serial = 0  # of its request in that child
     deaths = 0  # children that died before they read it
     has_begun = False
@@ -23,7 +34,7 @@ class Work(asyncio.Future[Any]):
 
     def __init__(
         self,
-        line: WorkLine,
+        line: WorkLine[Any],
         call: Call,
         request: bytes | list[memoryview],
         queued_at: float,
@@ -70,7 +81,7 @@ REPLACED = (
 """Why a child is replaced, or not kept: all the words that statistics count by."""
 
 
-class WorkLine(Protocol):
+class WorkLine(Protocol[Child_contra]):
     """Where work waits for a child. Each is called on the event loop's thread.
 
     `service_s` is what one of the longer recent jobs took; 0 before the first has ended.
@@ -83,20 +94,20 @@ class WorkLine(Protocol):
         """Nobody awaits `work` any more."""
         ...
 
-    def child_answered(self, child: ChildProcess, work: Work) -> None:
+    def child_answered(self, child: Child_contra, work: Work) -> None:
         """The child has done `work` and may have room for more."""
         ...
 
-    def taken_back(self, child: ChildProcess, works: list[Work]) -> None:
+    def taken_back(self, child: Child_contra, works: list[Work]) -> None:
         """These were in the child's line, oldest first, and wait for any child again; the child may
         be idle now."""
         ...
 
-    def child_free(self, child: ChildProcess) -> None:
+    def child_free(self, child: Child_contra) -> None:
         """A new child is warm."""
         ...
 
-    def child_died(self, child: ChildProcess, status: int | None) -> None:
+    def child_died(self, child: Child_contra, status: int | None) -> None:
         """A child that had been warm is dead; everything it said has been heard."""
         ...
 
@@ -105,19 +116,19 @@ class WorkLine(Protocol):
         ...
 
 
-class ChildKeeper(Protocol):
+class ChildKeeper(Protocol[Child_contra]):
     """Who starts, signals and buries children."""
 
     loop: asyncio.AbstractEventLoop
     grace_s: float
     term_grace_s: float
 
-    def child_ready(self, child: ChildProcess) -> None: ...
+    def child_ready(self, child: Child_contra) -> None: ...
 
-    def setup_failed(self, child: ChildProcess, text: str) -> None: ...
+    def setup_failed(self, child: Child_contra, text: str) -> None: ...
 
-    def child_silent(self, child: ChildProcess) -> None:
+    def child_silent(self, child: Child_contra) -> None:
         """The child closed its channel."""
         ...
 
-    def send_signal(self, child: ChildProcess, number: int) -> None: ...
+    def send_signal(self, child: Child_contra, number: int) -> None: ...

@@ -1,1 +1,1 @@
-"""The file itself: on the writer's and the reader's thread."""
+"""The file itself: who may open it, its tables, and the threads that write and read it."""

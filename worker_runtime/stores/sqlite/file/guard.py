@@ -1,4 +1,4 @@
-"""One process per file: an advisory lock that the kernel releases when its holder dies."""
+"""Keeps the file one process's own: no other opens it, and it stays the one at its path."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from worker_runtime.errors import ConfigurationError
 
 class FileLock:
     """Holds `path`, a side file that names its holder's pid. The file stays when the lock is
-    released: removing it could take the lock from somebody who has just opened it."""
+    released: removing it could take the lock from somebody who has just opened it. The kernel
+    releases the lock when its holder dies."""
 
     def __init__(self, path: str) -> None:
         self.path = path
@@ -47,3 +48,34 @@ class FileLock:
         if self._fd is not None:
             os.close(self._fd)
             self._fd = None
+
+
+class FileInPlace:
+    """Remembers which file and which log are at `path`, and tells when they are not any more.
+
+    A file that was deleted, or has another one in its place, takes commits as if nothing were: they
+    are gone with the process.
+    """
+
+    def __init__(self, path: str) -> None:
+        self._paths = (path, path + "-wal")
+        self._found: list[tuple[int, int] | None] = []
+
+    def remember(self) -> None:
+        """Call it once the file is open for writing and has a log."""
+        self._found = [_identity(path) for path in self._paths]
+
+    def find_loss(self) -> str | None:
+        """What has happened to the file or its log; None where both are in place."""
+        for path, found in zip(self._paths, self._found, strict=True):
+            if found is not None and _identity(path) != found:
+                return f"{path} was deleted or replaced while it was open"
+        return None
+
+
+def _identity(path: str) -> tuple[int, int] | None:
+    try:
+        status = os.stat(path)
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino

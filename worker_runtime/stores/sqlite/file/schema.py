@@ -23,7 +23,7 @@ OUR_TABLES = frozenset({"worker_jobs", "worker_notes", "worker_schema"})
 _CHECKED_BYTES_MAX = 64 << 20
 
 # `place` is `Job.order`. `payload` is MessagePack of [args, kwargs], `result` of the value;
-# `options`, `failure` and `activity` of the structs in `records.py`. `keep_until` is set on an
+# `options`, `failure` and `activity` of the structs in `rows.py`. `keep_until` is set on an
 # ended job that has a time to live of its own.
 _VERSION_1 = (
     """CREATE TABLE worker_jobs (
