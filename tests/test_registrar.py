@@ -16,7 +16,7 @@ from aiohttp import web
 from tests.contract.fleet_worker import serving
 from tests.helpers import eventually, free_port
 from worker_runtime import JobContext, task
-from worker_runtime.settings import base_url
+from worker_runtime.contracts.domains import base_url
 from worker_runtime.web.operations.registrar import Identity, Registrar, RegistrarTimes
 
 QUICK = RegistrarTimes(

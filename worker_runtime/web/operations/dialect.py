@@ -20,14 +20,20 @@ from aiohttp import web
 from prometheus_client import Metric
 
 from worker_runtime.acceptance.options import EnqueueOptions
-from worker_runtime.contracts.domains import id_prefix, is_agent, service_of, type_of
+from worker_runtime.contracts.domains import (
+    id_prefix,
+    is_agent,
+    service_of,
+    type_of,
+    typed_name,
+)
 from worker_runtime.errors import ConfigurationError, Unavailable, UnknownJob
 from worker_runtime.model.context import METRICS_KEPT_MAX
 from worker_runtime.model.job import CANCELLED, Job
 from worker_runtime.model.tasks.definition import JobOptions, TaskDefinition
 from worker_runtime.runtime import Runtime
 from worker_runtime.services.resources import capabilities
-from worker_runtime.settings import UNTYPED_NAME, Settings
+from worker_runtime.settings import Settings
 from worker_runtime.web.operations.answers import (
     Handler,
     answering,
@@ -77,7 +83,7 @@ class Operations:
         first = next(iter(self._domains), None)
         derived = "worker" if first is None else type_of(first)
         self.worker_type = settings.worker_type or derived
-        self._worker_id = UNTYPED_NAME.sub(f"{self.worker_type}-worker-", settings.name)
+        self._worker_id = typed_name(settings.name, self.worker_type)
         self._shapes = {task.name: RequestShape(task) for task in self._domains.values()}
         queues = {task.queue for task in self._domains.values()}
         self._lanes = [runtime.parts.lanes[queue] for queue in queues]

@@ -20,8 +20,8 @@ from urllib.parse import quote
 import aiohttp
 import msgspec
 
+from worker_runtime.contracts.domains import API_PREFIX, base_url
 from worker_runtime.contracts.fetch import FetchFailed, fetch
-from worker_runtime.settings import API_PREFIX, base_url
 
 logger = logging.getLogger("worker_runtime.registrar")
 

@@ -112,7 +112,7 @@ class Vera:
         self._pool_request: Body[PoolRequest] = Body(PoolRequest, bytes_max=bytes_max)
         self._waits = JobWaits(runtime)
         self._metrics = VeraMetrics(runtime)
-        self._log = TaskLog(runtime) if settings.is_vera_first else None
+        self._log = TaskLog(runtime) if settings.dialects[:1] == (self.name,) else None
 
     def routes(self) -> Sequence[web.RouteDef]:
         return [
