@@ -14,8 +14,8 @@ from tests.contract.fleet_worker import serving
 from tests.helpers import ROOT, free_port
 from tests.test_fleet import running, stand_in
 from worker_runtime import task
+from worker_runtime.contracts.registration import Registration
 from worker_runtime.fleet import Fleet, FleetSettings
-from worker_runtime.fleet.members import Registration
 from worker_runtime.fleet.routes import mount
 
 

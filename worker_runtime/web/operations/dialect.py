@@ -27,6 +27,7 @@ from worker_runtime.contracts.domains import (
     type_of,
     typed_name,
 )
+from worker_runtime.contracts.registration import Registration
 from worker_runtime.errors import ConfigurationError, Unavailable, UnknownJob
 from worker_runtime.model.context import METRICS_KEPT_MAX
 from worker_runtime.model.job import CANCELLED, Job
@@ -53,7 +54,7 @@ from worker_runtime.web.operations.documents import (
 )
 from worker_runtime.web.operations.listing import PAGE_LIMIT_MAX, OperationList
 from worker_runtime.web.operations.metrics import OperationMetrics
-from worker_runtime.web.operations.registrar import Identity, Registrar, RegistrarTimes
+from worker_runtime.web.operations.registrar import Registrar, RegistrarTimes
 from worker_runtime.web.wire.bodies.reading import Body, Rejection
 
 logger = logging.getLogger("worker_runtime.operations")
@@ -164,13 +165,13 @@ class Operations:
             return
         sample = self._runtime.parts.resources.latest
         names = [task.name for task in self._runtime.tasks]
-        identity = Identity(
+        worker = Registration(
             worker_id=self._worker_id,
             worker_type=self.worker_type,
             endpoint_url=_endpoint(self._settings, url),
             capabilities=capabilities(sample, names) | {"domains": list(self._domains)},
         )
-        self._registrar.start(identity)
+        self._registrar.start(worker)
 
     async def close(self) -> None:
         if self._registrar is None:

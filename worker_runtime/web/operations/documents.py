@@ -10,11 +10,12 @@ import inspect
 import time
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 
 from worker_runtime.contracts.domains import is_agent, type_of
+from worker_runtime.contracts.registration import CompletedOperation, End
 from worker_runtime.model.job import COMPLETED, RUNNING, Counts, Job, Metric, Progress, StopReason
 from worker_runtime.model.tasks.definition import TaskDefinition
 from worker_runtime.runtime import Runtime
@@ -123,16 +124,16 @@ class OperationView:
             "duration_seconds": None if started_at is None else max(0.0, until - started_at),
         }
 
-    def completion(self, job: Job) -> dict[str, Any]:
-        """The operation as a registration reports it: upper-case status, text times."""
+    def completion(self, job: Job) -> CompletedOperation:
+        """The operation as a registration reports it. Assumes that it has ended."""
         status = self.status(job)
-        return {
-            "operation_id": job.id,
-            "status": status.upper(),
-            "result": result_of(job) if job.state is COMPLETED else None,
-            "error_message": self._error(job, status),
-            "completed_at": iso(self._ended_at(job) or time.time()),
-        }
+        return CompletedOperation(
+            operation_id=job.id,
+            status=cast(End, status.upper()),
+            result=result_of(job) if job.state is COMPLETED else None,
+            error_message=self._error(job, status),
+            completed_at=datetime.fromtimestamp(self._ended_at(job) or time.time(), UTC),
+        )
 
     def _cancellation(self, job: Job) -> Cancellation | None:
         slot = self._runtime.parts.dispatcher.slot_of(job)
