@@ -28,7 +28,7 @@ from worker_runtime.model.tasks.definition import TaskDefinition
 from worker_runtime.runtime import Runtime
 from worker_runtime.settings import Settings
 from worker_runtime.web.sandbox.metrics import SandboxMetrics
-from worker_runtime.web.sandbox.simulated_task import SimulatedTask
+from worker_runtime.web.sandbox.simulated_task import TASK_NAME, simulation_of
 from worker_runtime.web.wire.bodies.reading import (
     OPEN_JSON_HEADERS,
     Body,
@@ -40,7 +40,6 @@ from worker_runtime.web.wire.waits import JobWaits
 
 logger = logging.getLogger("worker_runtime.web")
 
-TASK_NAME = "task"
 TASK_TIMEOUT_S = 30.0
 _CONFIG_BYTES_MAX = 64 * 1024
 
@@ -106,12 +105,7 @@ class Sandbox:
         )
         self._task = next((t for t in runtime.tasks if t.name == TASK_NAME), None)
         self._queue = self._task.queue if self._task is not None else "default"
-        simulated = self._task.fn if self._task is not None else None
-        if not isinstance(simulated, SimulatedTask):  # /config still remembers what it is told
-            simulated = SimulatedTask(
-                response_delay_ms=settings.response_delay_ms, failure_rate=settings.failure_rate
-            )
-        self._simulated = simulated
+        self._simulated = simulation_of(self._task, settings)
         self._misfit = None if self._task is None else _misfit(self._task)
         self._by_position = self._task is not None and self._task.signature.positional == [
             "id",
