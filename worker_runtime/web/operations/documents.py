@@ -166,7 +166,7 @@ class OperationView:
             return None if cancellation is None else cancellation.reason
         if job.failure is None or status not in ("failed", "cancelled"):
             return None
-        return job.failure.error or job.failure.error_type
+        return job.failure.words
 
 
 def metric_document(metric: Metric) -> dict[str, Any]:

@@ -36,6 +36,7 @@ from worker_runtime.web.wire.bodies.reading import (
     encode_json,
     rejection_of,
 )
+from worker_runtime.web.wire.uptime import uptime_s
 from worker_runtime.web.wire.waits import JobWaits
 
 logger = logging.getLogger("worker_runtime.web")
@@ -133,7 +134,7 @@ class Sandbox:
         return {
             "healthy": self._runtime.is_accepting,
             "status": "ok",
-            "uptime": int(time.time() - (self._runtime.started_at or time.time())),
+            "uptime": uptime_s(self._runtime),
             "version": worker_runtime.__version__,
             "currentLoad": queue.running,
             "queueDepth": queue.waiting,
@@ -290,7 +291,7 @@ def _misfit(task: TaskDefinition) -> str | None:
 def _failed(job: Job) -> Rejection:
     """What to answer for a job that ended without a result; `error` is the task's own text."""
     failure = job.failure
-    text = "the task failed" if failure is None else failure.error or failure.error_type
+    text = "the task failed" if failure is None else failure.words
     if job.state is CANCELLED:
         return Rejection(503, "task_cancelled", text)
     if failure is not None and failure.reason is Reason.TIMEOUT:

@@ -36,6 +36,7 @@ from worker_runtime.web.wire.bodies.reading import (
     is_msgpack,
     read_body,
 )
+from worker_runtime.web.wire.uptime import uptime_s
 from worker_runtime.web.wire.waits import JobWaits
 
 EXECUTE_TIMEOUT_S = 300.0
@@ -148,7 +149,7 @@ class Vera:
             "tasks_failed": metrics.failed,
             "tasks_queued": metrics.waiting,
             "average_execution_time": metrics.average_s,
-            "uptime_seconds": int(time.time() - (self._runtime.started_at or time.time())),
+            "uptime_seconds": uptime_s(self._runtime),
             "cpu_cores": sample.cpu_cores,
             "memory_total_gb": round(sample.memory_total_bytes / (1 << 30), 2),
         }
@@ -342,10 +343,7 @@ def _status(state: State) -> str:
 
 
 def _error_text(job: Job) -> str | None:
-    failure = job.failure
-    if failure is None:
-        return None
-    return failure.error or failure.error_type
+    return None if job.failure is None else job.failure.words
 
 
 def _record(job: Job) -> TaskRecord:
