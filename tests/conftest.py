@@ -11,7 +11,8 @@ from collections.abc import Callable, Mapping
 import hypothesis
 import pytest
 
-from worker_runtime.settings import Settings, variables_of
+from worker_runtime.environment import variables_of
+from worker_runtime.settings import Settings
 
 # The same examples each time, and none of them late: a change passes or fails by what it does. To
 # look for new ones: `make test ARGS=--hypothesis-profile=search`.

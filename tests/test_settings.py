@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, get_args
 
+import msgspec
 import pytest
 
 from worker_runtime import ConfigurationError, QueueSettings, Runtime, Settings, task
-from worker_runtime.settings import base_url, checked
+from worker_runtime.contracts.domains import base_url, made_up_name, typed_name
+from worker_runtime.contracts.guides import GUIDES, Dialect
+from worker_runtime.settings import checked
 
 
 def read(_explicit: dict[str, Any] | None = None, **environ: str) -> Settings:
@@ -40,6 +43,47 @@ def test_the_environment_is_read() -> None:
     assert settings.allow_anonymous is True
     assert settings.dialects == ("vera", "sandbox")
     assert settings.listen_port == 5000
+
+
+@pytest.mark.parametrize(
+    ("dialects", "port", "concurrency", "timeout_s"),
+    [
+        ("sandbox,vera", 8080, 10, None),
+        ("vera,sandbox", 5000, 4, 300.0),
+        ("operations", 5003, 10, None),
+        (",", 8080, 10, None),
+    ],
+)
+def test_what_nobody_has_set_is_as_the_first_dialects_guide_says(
+    dialects: str, port: int, concurrency: int, timeout_s: float | None
+) -> None:
+    settings = read(WORKER_DIALECTS=dialects)
+    assert settings.listen_port == port
+    assert settings.default_concurrency == settings.default_threads == concurrency
+    assert settings.default_task_timeout_s == timeout_s
+    chosen = read(WORKER_DIALECTS=dialects, PORT="1", MAX_CONCURRENT="2", TASK_TIMEOUT="3")
+    assert (chosen.listen_port, chosen.default_concurrency) == (1, 2)
+    assert chosen.default_task_timeout_s == 3.0
+
+
+def test_each_dialect_has_a_guide_and_one_without_has_our_own_defaults() -> None:
+    assert get_args(Dialect) == tuple(GUIDES) == Settings().dialects
+    new = msgspec.structs.replace(Settings(), dialects=("new",))
+    assert (new.listen_port, new.default_concurrency) == (8080, 10)
+    assert new.default_task_timeout_s is None
+
+
+def test_a_worker_of_a_fleet_that_was_given_no_name_gets_one_of_its_own() -> None:
+    url = "http://backend:8000"
+    first, second = read(WORKER_BACKEND_URL=url).name, read({"backend_url": url}).name
+    assert first != second
+    assert typed_name(first, "training") == first.replace("worker-worker", "training-worker")
+    named = read(WORKER_BACKEND_URL=url, WORKER_TYPE="training").name
+    assert named.startswith("training-worker-")
+    assert typed_name(named, "backtesting") == named
+    assert typed_name(made_up_name(None), "a").startswith("a-worker-")
+    assert read(WORKER_BACKEND_URL=url, WORKER_NAME="worker-worker-1").name == "worker-worker-1"
+    assert read().name == "worker-1"
 
 
 def test_code_wins_over_the_environment_and_the_environment_over_defaults() -> None:

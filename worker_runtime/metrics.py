@@ -10,7 +10,7 @@ from __future__ import annotations
 import itertools
 import platform
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 
 from prometheus_client import PlatformCollector, ProcessCollector, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
@@ -26,7 +26,6 @@ from prometheus_client.registry import Collector, CollectorRegistry
 from worker_runtime import __version__
 from worker_runtime.executors.process.parent.work import ChildState
 from worker_runtime.model.states import CANCELLED, COMPLETED, FAILED
-from worker_runtime.model.tasks.definition import TaskDefinition
 from worker_runtime.model.tasks.tally import DURATION_BUCKETS_S
 from worker_runtime.runtime import Runtime
 
@@ -97,9 +96,8 @@ class RuntimeCollector(Collector):
             labels=["task"],
         )
         for task in self._runtime.tasks:
-            durations.add_metric(
-                [task.name], buckets=_cumulative(task), sum_value=task.tally.seconds
-            )
+            buckets = cumulative(DURATION_BUCKETS_S, task.tally.durations)
+            durations.add_metric([task.name], buckets=buckets, sum_value=task.tally.seconds)
         return durations
 
     def _queues(self) -> Iterator[Metric]:
@@ -207,6 +205,19 @@ def exposition(runtime: Runtime, *others: Collector) -> bytes:
     return generate_latest(registry)
 
 
-def _cumulative(task: TaskDefinition) -> list[tuple[str, float]]:
-    bounds = [*(str(bound) for bound in DURATION_BUCKETS_S), "+Inf"]
-    return list(zip(bounds, itertools.accumulate(task.tally.durations), strict=True))
+def cumulative(
+    bounds: Sequence[float], counts: Iterable[int], shown: Collection[float] | None = None
+) -> list[tuple[str, float]]:
+    """A histogram's buckets as Prometheus has them: each with all that is not above its bound.
+
+    bounds  rising; a bucket is named as its bound is written
+    counts  how many lie between one bound and the next, and at last how many above them all
+    shown   the bounds that make a bucket; None: all of them
+    """
+    *at_most, total = itertools.accumulate(counts)
+    buckets = [
+        (str(bound), float(count))
+        for bound, count in zip(bounds, at_most, strict=True)
+        if shown is None or bound in shown
+    ]
+    return [*buckets, ("+Inf", float(total))]

@@ -7,8 +7,6 @@ table is the only place where a variable, its range and its default meet.
 from __future__ import annotations
 
 import os
-import re
-import secrets
 import socket
 import typing
 from collections.abc import Mapping
@@ -16,28 +14,27 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
+from worker_runtime.contracts.domains import base_url, made_up_name
+from worker_runtime.contracts.guides import GUIDES, Dialect, guide_of
+from worker_runtime.environment import env, read_field
 from worker_runtime.errors import ConfigurationError
 from worker_runtime.model.tasks.policy import Limit
 
-Dialect = Literal["sandbox", "vera", "operations"]
-DIALECTS: tuple[Dialect, ...] = typing.get_args(Dialect)
 
-# How a name begins that was made up for a worker of which no type is known.
-UNTYPED_NAME = re.compile(r"^worker-worker-(?=[0-9a-f]{8}$)")
-
-# Where a backend has its API; its address may be given with or without.
-API_PREFIX = "/api/v1"
-
-_DEFAULT_PORT = {"sandbox": 8080, "vera": 5000, "operations": 5003}
-
-_LINE = r"^[^\x00-\x1f\x7f]+$"
-_URL = r"^[Hh][Tt][Tt][Pp][Ss]?://[^\s/]+(/\S*)?$"
-_IN_WORDS = {_LINE: "a line of text", _URL: "an http:// or https:// URL"}
+def _line(*names: str, **limits: Any) -> msgspec.Meta:
+    """Variables that hold a line of text."""
+    return env(*names, in_words="a line of text", pattern=r"^[^\x00-\x1f\x7f]+$", **limits)
 
 
-def _env(*names: str, **limits: Any) -> msgspec.Meta:
-    """Variables that set a field, preferred name first, and the limits of its value."""
-    return msgspec.Meta(extra={"env": names}, **limits)
+def _url(*names: str) -> msgspec.Meta:
+    """Variables that hold a URL, which with and without the API's prefix is the same one."""
+    pattern = r"^[Hh][Tt][Tt][Pp][Ss]?://[^\s/]+(/\S*)?$"
+    return env(*names, in_words="an http:// or https:// URL", meaning=base_url, pattern=pattern)
+
+
+def _log_level(text: str) -> str:
+    """The level in the letters and the word that `logging` has for it."""
+    return {"WARN": "WARNING", "FATAL": "CRITICAL"}.get(text.upper(), text.upper())
 
 
 class QueueSettings(msgspec.Struct, frozen=True):
@@ -93,72 +90,71 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """Everything that can be configured. Read with `Settings.from_environment()`."""
 
     # Who and where
-    name: Annotated[
-        str, _env("WORKER_NAME", "WORKER_ID", "KTRDR_WORKER_ID", pattern=_LINE, max_length=128)
-    ] = "worker-1"
-    color: Annotated[str, _env("WORKER_COLOR", pattern=_LINE, max_length=64)] = "#10b981"
-    host: Annotated[str, _env("WORKER_HOST")] = "127.0.0.1"
-    port: (
-        Annotated[int, _env("PORT", "WORKER_PORT", "KTRDR_WORKER_PORT", ge=0, le=65535)] | None
-    ) = None
-    metrics_port: Annotated[int, _env("METRICS_PORT", ge=0, le=65535)] | None = None
-    dialects: Annotated[tuple[Dialect, ...], _env("WORKER_DIALECTS")] = DIALECTS
-    token: Annotated[str, _env("WORKER_TOKEN", min_length=1)] | None = None
-    allow_anonymous: Annotated[bool, _env("WORKER_ALLOW_ANONYMOUS")] = False
-    import_modules: Annotated[tuple[str, ...], _env("WORKER_IMPORT")] = ()
+    name: Annotated[str, _line("WORKER_NAME", "WORKER_ID", "KTRDR_WORKER_ID", max_length=128)] = (
+        "worker-1"
+    )
+    color: Annotated[str, _line("WORKER_COLOR", max_length=64)] = "#10b981"
+    host: Annotated[str, env("WORKER_HOST")] = "127.0.0.1"
+    port: Annotated[int, env("PORT", "WORKER_PORT", "KTRDR_WORKER_PORT", ge=0, le=65535)] | None = (
+        None
+    )
+    metrics_port: Annotated[int, env("METRICS_PORT", ge=0, le=65535)] | None = None
+    dialects: Annotated[tuple[Dialect, ...], env("WORKER_DIALECTS")] = tuple(GUIDES)
+    token: Annotated[str, env("WORKER_TOKEN", min_length=1)] | None = None
+    allow_anonymous: Annotated[bool, env("WORKER_ALLOW_ANONYMOUS")] = False
+    import_modules: Annotated[tuple[str, ...], env("WORKER_IMPORT")] = ()
 
     # How much at a time
     concurrency: (
-        Annotated[int, _env("MAX_CONCURRENT", "MAX_CONCURRENT_REQUESTS", ge=1, le=100_000)] | None
+        Annotated[int, env("MAX_CONCURRENT", "MAX_CONCURRENT_REQUESTS", ge=1, le=100_000)] | None
     ) = None
-    queue_capacity: Annotated[int, _env("QUEUE_CAPACITY", "QUEUE_SIZE", ge=1, le=100_000_000)] = 100
-    threads: Annotated[int, _env("MAX_WORKERS", ge=1, le=1000)] | None = None
-    processes: Annotated[int, _env("WORKER_PROCESSES", ge=1, le=256)] | None = None
+    queue_capacity: Annotated[int, env("QUEUE_CAPACITY", "QUEUE_SIZE", ge=1, le=100_000_000)] = 100
+    threads: Annotated[int, env("MAX_WORKERS", ge=1, le=1000)] | None = None
+    processes: Annotated[int, env("WORKER_PROCESSES", ge=1, le=256)] | None = None
     process: ProcessSettings = ProcessSettings()
     queues: tuple[QueueSettings, ...] = ()
 
     # What is kept, and how long
-    store: Annotated[str, _env("WORKER_STORE")] = "memory://"
-    history_count_max: Annotated[int, _env("WORKER_HISTORY_COUNT", ge=0)] = 10_000
-    history_ttl_s: Annotated[float, _env("WORKER_HISTORY_TTL", ge=0)] = 86_400.0
+    store: Annotated[str, env("WORKER_STORE")] = "memory://"
+    history_count_max: Annotated[int, env("WORKER_HISTORY_COUNT", ge=0)] = 10_000
+    history_ttl_s: Annotated[float, env("WORKER_HISTORY_TTL", ge=0)] = 86_400.0
 
     # Limits
-    task_timeout_s: Annotated[float, _env("TASK_TIMEOUT", gt=0, le=1e9)] | None = None
-    cancel_grace_s: Annotated[float, _env("WORKER_CANCEL_GRACE", ge=0, le=3600)] = 3.0
-    stop_within_s: Annotated[float, _env("WORKER_STOP_WITHIN", ge=0, le=3600)] = 25.0
-    abandoned_max: Annotated[int, _env("WORKER_ABANDONED_MAX", ge=0, le=10_000)] = 10
-    payload_bytes_max: Annotated[int, _env("WORKER_PAYLOAD_BYTES", ge=1)] = 1 << 20
-    result_bytes_max: Annotated[int, _env("WORKER_RESULT_BYTES", ge=1)] = 1 << 20
+    task_timeout_s: Annotated[float, env("TASK_TIMEOUT", gt=0, le=1e9)] | None = None
+    cancel_grace_s: Annotated[float, env("WORKER_CANCEL_GRACE", ge=0, le=3600)] = 3.0
+    stop_within_s: Annotated[float, env("WORKER_STOP_WITHIN", ge=0, le=3600)] = 25.0
+    abandoned_max: Annotated[int, env("WORKER_ABANDONED_MAX", ge=0, le=10_000)] = 10
+    payload_bytes_max: Annotated[int, env("WORKER_PAYLOAD_BYTES", ge=1)] = 1 << 20
+    result_bytes_max: Annotated[int, env("WORKER_RESULT_BYTES", ge=1)] = 1 << 20
     error_bytes_max: Annotated[int, msgspec.Meta(ge=64)] = 8192
     waiters_max: Annotated[int, msgspec.Meta(ge=1)] = 100_000
     crashes_max: Annotated[int, msgspec.Meta(ge=1)] = 3
-    loop_lag_warn_s: Annotated[float, _env("WORKER_LOOP_LAG_WARN", gt=0, le=3600)] = 0.5
-    max_cpu_percent: Annotated[float, _env("MAX_CPU_PERCENT", gt=0, le=100)] | None = None
-    max_memory_percent: Annotated[float, _env("MAX_MEMORY_PERCENT", gt=0, le=100)] | None = None
-    health_check_interval_s: Annotated[float, _env("HEALTH_CHECK_INTERVAL", gt=0, le=3600)] = 30.0
-    backend_check_interval_s: Annotated[float, _env("WORKER_BACKEND_CHECK", gt=0, le=3600)] = 10.0
+    loop_lag_warn_s: Annotated[float, env("WORKER_LOOP_LAG_WARN", gt=0, le=3600)] = 0.5
+    max_cpu_percent: Annotated[float, env("MAX_CPU_PERCENT", gt=0, le=100)] | None = None
+    max_memory_percent: Annotated[float, env("MAX_MEMORY_PERCENT", gt=0, le=100)] | None = None
+    health_check_interval_s: Annotated[float, env("HEALTH_CHECK_INTERVAL", gt=0, le=3600)] = 30.0
+    backend_check_interval_s: Annotated[float, env("WORKER_BACKEND_CHECK", gt=0, le=3600)] = 10.0
 
     # Logs
     log_level: Annotated[
         Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"],
-        _env("LOG_LEVEL", "KTRDR_LOG_LEVEL"),
+        env("LOG_LEVEL", "KTRDR_LOG_LEVEL", spelled=_log_level),
     ] = "INFO"
-    log_format: Annotated[Literal["text", "json"], _env("LOG_FORMAT")] = "text"
+    log_format: Annotated[Literal["text", "json"], env("LOG_FORMAT")] = "text"
 
-    # The sandbox's simulated task
-    response_delay_ms: Annotated[int, _env("RESPONSE_DELAY_MS", ge=0, le=3_600_000)] = 100
-    failure_rate: Annotated[float, _env("FAILURE_RATE", ge=0, le=1)] = 0.0
+    # The built-in task that simulates work
+    response_delay_ms: Annotated[int, env("RESPONSE_DELAY_MS", ge=0, le=3_600_000)] = 100
+    failure_rate: Annotated[float, env("FAILURE_RATE", ge=0, le=1)] = 0.0
 
     # The fleet this worker joins
-    worker_type: Annotated[str, _env("WORKER_TYPE", "KTRDR_WORKER_TYPE")] | None = None
+    worker_type: Annotated[str, env("WORKER_TYPE", "KTRDR_WORKER_TYPE")] | None = None
     backend_url: (
         Annotated[
             str,
-            _env(
+            _url(
                 "WORKER_BACKEND_URL",
                 "KTRDR_API_CLIENT_BASE_URL",
                 "KTRDR_API_URL",
-                pattern=_URL,
             ),
         ]
         | None
@@ -166,13 +162,12 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     public_url: (
         Annotated[
             str,
-            _env(
+            _url(
                 "WORKER_PUBLIC_URL",
                 "KTRDR_WORKER_PUBLIC_BASE_URL",
                 "WORKER_PUBLIC_BASE_URL",
                 "KTRDR_WORKER_ENDPOINT_URL",
                 "WORKER_ENDPOINT_URL",
-                pattern=_URL,
             ),
         ]
         | None
@@ -188,37 +183,31 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         values: dict[str, Any] = {}
         for field, hint in typing.get_type_hints(cls, include_extras=True).items():
             if explicit.get(field) is None:
-                found = _read(source, variables_of(hint), hint)
+                found = read_field(source, hint)
                 if found is not None:
                     values[field] = found
         if "backend_url" in values or explicit.get("backend_url") is not None:
-            values.setdefault("name", _fleet_name(values))
+            values.setdefault("name", made_up_name(values.get("worker_type")))
         explicit = {k: v for k, v in explicit.items() if v is not None}
         return checked(cls(**values), **explicit)
 
     @property
     def listen_port(self) -> int:
         """The port to listen on: as set, else the first dialect's own."""
-        if self.port is not None:
-            return self.port
-        return _DEFAULT_PORT[self.dialects[0]] if self.dialects else 8080
-
-    @property
-    def is_vera_first(self) -> bool:
-        """Whether Vera's guide decides what nobody has set."""
-        return self.dialects[:1] == ("vera",)
+        return guide_of(self.dialects).listen_port if self.port is None else self.port
 
     @property
     def default_concurrency(self) -> int:
-        """`concurrency`; where that is not given, the number of threads that was; else 10, or what
-        Vera's guide says where vera is the first dialect."""
-        return self.concurrency or self.threads or (4 if self.is_vera_first else 10)
+        """`concurrency`; where that is not given, the number of threads that was; else what the
+        first dialect's guide says."""
+        return self.concurrency or self.threads or guide_of(self.dialects).concurrency
 
     @property
     def default_task_timeout_s(self) -> float | None:
-        """`task_timeout_s`; where that is not given, what Vera's guide says or no limit."""
-        if self.task_timeout_s is None and self.is_vera_first:
-            return 300.0
+        """`task_timeout_s`; where that is not given, what the first dialect's guide says. None: no
+        limit."""
+        if self.task_timeout_s is None:
+            return guide_of(self.dialects).task_timeout_s
         return self.task_timeout_s
 
     @property
@@ -234,17 +223,6 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         except OSError:
             return False
         return all(str(a[4][0]).startswith("127.") or a[4][0] == "::1" for a in found)
-
-
-def base_url(backend_url: str) -> str:
-    """The backend's address without a trailing slash and without the API's own prefix."""
-    return backend_url.rstrip("/").removesuffix(API_PREFIX).rstrip("/")
-
-
-def _fleet_name(values: Mapping[str, Any]) -> str:
-    """A name for a worker that was given none: a backend keeps its workers by name, so that two
-    with one default name would count as one."""
-    return f"{values.get('worker_type') or 'worker'}-worker-{secrets.token_hex(4)}"
 
 
 def checked(settings: Settings, **changes: Any) -> Settings:
@@ -271,78 +249,3 @@ def checked(settings: Settings, **changes: Any) -> Settings:
     if len(set(raw["dialects"])) != len(raw["dialects"]):
         raise ConfigurationError(f"dialects: one is named twice in {','.join(raw['dialects'])}")
     return Settings(**raw)
-
-
-def variables_of(hint: Any) -> tuple[str, ...]:
-    """The environment variables named in the annotation of a field of Settings, wherever in it they
-    stand; none for a field that only code sets."""
-    for part in getattr(hint, "__metadata__", ()):
-        if isinstance(part, msgspec.Meta) and part.extra and "env" in part.extra:
-            return tuple(part.extra["env"])
-    for argument in typing.get_args(hint):
-        names = variables_of(argument)
-        if names:
-            return names
-    return ()
-
-
-def _read(source: Mapping[str, str], names: tuple[str, ...], hint: Any) -> Any:
-    """The one value that `names` agree on, parsed; None where none of them is set."""
-    given = {name: source[name].strip() for name in names if source.get(name, "").strip()}
-    parsed = {name: _parse(name, text, hint) for name, text in given.items()}
-    if len({_meaning(value) for value in parsed.values()}) > 1:
-        listing = ", ".join(f"{name}={given[name]!r}" for name in given)
-        raise ConfigurationError(f"{' and '.join(given)} disagree: {listing}; set only one of them")
-    return next(iter(parsed.values()), None)
-
-
-def _meaning(value: Any) -> str:
-    """The same for two values that differ in no more than how a URL is written."""
-    return base_url(value) if isinstance(value, str) and "://" in value else repr(value)
-
-
-def _parse(name: str, text: str, hint: Any) -> Any:
-    value: Any = text
-    if "tuple" in repr(hint):
-        value = [part.strip() for part in text.split(",") if part.strip()]
-    elif name == "LOG_LEVEL" or name == "KTRDR_LOG_LEVEL":
-        value = {"WARN": "WARNING", "FATAL": "CRITICAL"}.get(text.upper(), text.upper())
-    elif text.lower() in ("yes", "on", "no", "off") and "bool" in repr(hint):
-        value = text.lower() in ("yes", "on")
-    if isinstance(value, list) and len(set(value)) < len(value):
-        raise ConfigurationError(f"{name}={text[:80]!r}: one is named twice")
-    try:
-        return msgspec.convert(value, hint, strict=False)
-    except msgspec.ValidationError:
-        raise ConfigurationError(f"{name}={text[:80]!r}: must be {_expected(hint)}") from None
-
-
-def _expected(hint: Any) -> str:
-    """What a field's annotation takes, in words: an environment has nothing but text, so that the
-    decoder's own `Expected int, got str` would help nobody."""
-    kind = msgspec.inspect.type_info(hint)
-    while isinstance(kind, msgspec.inspect.UnionType | msgspec.inspect.Metadata):
-        kind = kind.types[0] if isinstance(kind, msgspec.inspect.UnionType) else kind.type
-    if words := _words(hint):
-        several = isinstance(kind, msgspec.inspect.VarTupleType)
-        return f"{'some' if several else 'one'} of {', '.join(words)}"
-    if isinstance(kind, msgspec.inspect.BoolType):
-        return "yes or no"
-    if isinstance(kind, msgspec.inspect.StrType):
-        most = f" of at most {kind.max_length} characters" if kind.max_length else ""
-        return f"{_IN_WORDS.get(kind.pattern or '', 'text')}{most}"
-    whole = "whole " if isinstance(kind, msgspec.inspect.IntType) else ""
-    limits = (("above", "gt"), ("at least", "ge"), ("at most", "le"))
-    bounds = [
-        f"{word} {limit:.12g}"
-        for word, name in limits
-        if (limit := getattr(kind, name, None)) is not None
-    ]
-    return f"a {whole}number, {' and '.join(bounds)}"
-
-
-def _words(hint: Any) -> tuple[str, ...]:
-    """The words a Literal somewhere in `hint` allows."""
-    if typing.get_origin(hint) is Literal:
-        return typing.get_args(hint)
-    return next((w for a in typing.get_args(hint) if (w := _words(a))), ())

@@ -7,9 +7,7 @@ import os
 
 from aiohttp import web
 
-from worker_runtime.fleet import Fleet, FleetSettings
-from worker_runtime.fleet.members import CompletedOperation
-from worker_runtime.fleet.routes import mount
+from worker_runtime.fleet import CompletedOperation, Fleet, FleetSettings, mount
 
 
 def note(ended: CompletedOperation) -> None:

@@ -14,8 +14,8 @@ from tests.fleet.test_front import running, stand_in
 from tests.support.fleet_worker import serving
 from tests.support.helpers import ROOT, free_port
 from worker_runtime import task
+from worker_runtime.contracts.registration import Registration
 from worker_runtime.fleet import Fleet, FleetSettings
-from worker_runtime.fleet.members import Registration
 from worker_runtime.fleet.routes import mount
 
 

@@ -18,16 +18,10 @@ from aiohttp import web
 from tests.support.fleet_worker import Worker, serving
 from tests.support.helpers import eventually, free_port
 from worker_runtime import JobContext, task
+from worker_runtime.contracts.registration import CompletedOperation, Registration
 from worker_runtime.fleet import Fleet, FleetError, FleetSettings
-from worker_runtime.fleet.members import (
-    Chooser,
-    CompletedOperation,
-    Load,
-    Member,
-    Policy,
-    Registration,
-    Status,
-)
+from worker_runtime.fleet.chooser import Chooser, Policy
+from worker_runtime.fleet.members import Load, Member, Status
 from worker_runtime.fleet.routes import mount
 
 QUICK = FleetSettings(check_every_s=0.05, check_timeout_s=0.5, request_timeout_s=2.0)
@@ -191,7 +185,12 @@ async def test_the_mounted_routes() -> None:
 
 async def test_what_ended_meanwhile_is_told_once_and_remembered() -> None:
     told: list[CompletedOperation] = []
-    completion = CompletedOperation("op-9", "FAILED", datetime.now(UTC), error_message="disk")
+    completion = CompletedOperation(
+        operation_id="op-9",
+        status="FAILED",
+        error_message="disk",
+        completed_at=datetime.now(UTC),
+    )
     async with Fleet(settings=QUICK, on_completed=told.append) as fleet:
         for _ in range(2):
             fleet.register(

@@ -19,7 +19,8 @@ from worker_runtime import Overloaded, QueueFull, Runtime, Settings, task
 from worker_runtime.services.cgroup import CgroupV1, CgroupV2, find_cgroup
 from worker_runtime.services.forecast import Forecast
 from worker_runtime.services.overload import Gate, OverloadControl
-from worker_runtime.services.resources import Resources, ResourceSample, capabilities, gpu
+from worker_runtime.services.resources import Resources, ResourceSample, gpu
+from worker_runtime.web.operations.capabilities import capabilities
 
 GIB = 1 << 30
 

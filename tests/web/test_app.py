@@ -12,7 +12,9 @@ from aiohttp import web
 
 from tests.support.fleet_worker import serving
 from worker_runtime import Runtime, Settings, task
+from worker_runtime.contracts.guides import GUIDES
 from worker_runtime.web import mount
+from worker_runtime.web.app import DIALECTS
 from worker_runtime.web.native.dialect import Native
 from worker_runtime.web.wire.bodies.reading import Dialect
 
@@ -95,6 +97,10 @@ async def test_an_embedded_api_needs_nothing_of_its_host_and_hides_its_own_fault
 async def test_a_prefix_that_is_no_path_is_refused(prefix: str) -> None:
     with pytest.raises(ValueError, match="prefix must be a path"):
         mount(web.Application(), Runtime([add], settings=Settings()), prefix=prefix)
+
+
+def test_every_dialect_that_can_be_enabled_has_its_class() -> None:
+    assert tuple(DIALECTS) == tuple(GUIDES)
 
 
 def test_every_dialect_offers_what_the_protocol_asks() -> None:

@@ -13,8 +13,9 @@ import click
 
 from worker_runtime import __version__
 from worker_runtime.cli.jobs import jobs
+from worker_runtime.contracts.guides import GUIDES
 from worker_runtime.errors import ConfigurationError
-from worker_runtime.settings import DIALECTS, Settings, checked
+from worker_runtime.settings import Settings, checked
 
 # What belongs to the process rather than to the runtime it serves.
 _PROCESS_FIELDS = (
@@ -69,8 +70,8 @@ def _dialects(context: click.Context, parameter: click.Parameter, text: str | No
         return None
     names = tuple(name.strip() for name in text.split(",") if name.strip())
     for name in names:
-        if name not in DIALECTS:
-            _refuse(f"--dialects: {name!r} is not a dialect; allowed: {', '.join(DIALECTS)}")
+        if name not in GUIDES:
+            _refuse(f"--dialects: {name!r} is not a dialect; allowed: {', '.join(GUIDES)}")
     return names
 
 
@@ -115,7 +116,7 @@ def main() -> None:
     "--dialects",
     callback=_dialects,
     metavar="A,B",
-    help=f"HTTP contracts to speak.  [env: WORKER_DIALECTS; default: {','.join(DIALECTS)}]",
+    help=f"HTTP contracts to speak.  [env: WORKER_DIALECTS; default: {','.join(GUIDES)}]",
 )
 def run(
     target: str | None,

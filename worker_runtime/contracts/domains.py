@@ -1,9 +1,14 @@
-"""The words for a domain of operations: its type for the backend, and how its ids begin."""
+"""The words that workers of operations and their backend share: the type of a domain, how ids and
+names begin, and where the backend has its API."""
 
 from __future__ import annotations
 
 import functools
 import re
+import secrets
+
+# Where a backend has its API; its address may be given with or without.
+API_PREFIX = "/api/v1"
 
 # The backend's own enumerations; any other domain is called what it is, with underscores.
 _TYPES = {
@@ -15,6 +20,24 @@ _TYPES = {
 _WORKER_TYPES = frozenset(_TYPES.values()) | {"cpu_training", "gpu_host"}
 # An agent's operation is a child of the research that asked for it, under an id of its own.
 _AGENTS = {"assessments": "op_assessment_", "designs": "op_design_"}
+# How a name begins that was made up for a worker of which no type was known.
+_UNTYPED_NAME = re.compile(r"^worker-worker-(?=[0-9a-f]{8}$)")
+
+
+def base_url(backend_url: str) -> str:
+    """The backend's address without a trailing slash and without the API's own prefix."""
+    return backend_url.rstrip("/").removesuffix(API_PREFIX).rstrip("/")
+
+
+def made_up_name(worker_type: str | None) -> str:
+    """A name for a worker that was given none: a backend keeps its workers by name, so that two
+    with one default name would count as one."""
+    return f"{worker_type or 'worker'}-worker-{secrets.token_hex(4)}"
+
+
+def typed_name(name: str, worker_type: str) -> str:
+    """`name`, where it was made up before the worker's type was known, with that type in it."""
+    return _UNTYPED_NAME.sub(f"{worker_type}-worker-", name)
 
 
 @functools.lru_cache(maxsize=256)

@@ -23,16 +23,10 @@ import msgspec
 
 from worker_runtime.contracts.domains import type_of
 from worker_runtime.contracts.fetch import Fetched, FetchFailed, fetch
+from worker_runtime.contracts.registration import CompletedOperation, Registration
 from worker_runtime.errors import WorkerRuntimeError
-from worker_runtime.fleet.members import (
-    Chooser,
-    CompletedOperation,
-    Member,
-    Members,
-    Policy,
-    Registration,
-    Status,
-)
+from worker_runtime.fleet.chooser import Chooser, Policy
+from worker_runtime.fleet.members import Member, Members, Status
 
 T = TypeVar("T")
 
@@ -71,7 +65,7 @@ class FleetSettings(msgspec.Struct, frozen=True):
 
 
 class Fleet:
-    """Use it as `async with Fleet() as fleet`, or `fleet_routes.mount(app, fleet)`.
+    """Use it as `async with Fleet() as fleet`, or mount it: `mount(app, fleet)`.
 
     urls          workers that do not register
     on_completed  called for each operation that a worker reports as ended when it registers

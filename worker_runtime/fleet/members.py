@@ -1,4 +1,4 @@
-"""The workers of a fleet as its front knows them: who registered, how healthy, whom to choose.
+"""The workers of a fleet as its front knows them: who registered, and how each one is.
 
 Plain data and decisions. Nothing here talks to a worker, and nothing that a worker says is trusted
 further than it is checked.
@@ -8,20 +8,16 @@ from __future__ import annotations
 
 import enum
 import math
-import random
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Iterator
 from datetime import UTC, datetime
-from typing import Annotated, Any, Literal
+from typing import Any
 
 import msgspec
 
-from worker_runtime.model.states import JOB_ID_PATTERN
+from worker_runtime.contracts.registration import Registration
 
 MEMBERS_MAX = 1000
-_COMPLETED_MAX = 1000
-
-Id = Annotated[str, msgspec.Meta(pattern=f"^{JOB_ID_PATTERN}$")]
 
 
 class Status(enum.StrEnum):
@@ -32,43 +28,6 @@ class Status(enum.StrEnum):
     TEMPORARILY_UNAVAILABLE = "TEMPORARILY_UNAVAILABLE"
 
 
-class CompletedOperation(msgspec.Struct, frozen=True):
-    """An operation that ended while its worker could not reach us."""
-
-    operation_id: Id
-    status: Literal["COMPLETED", "FAILED", "CANCELLED"]
-    completed_at: datetime
-    result: dict[str, Any] | None = None
-    error_message: str | None = None
-
-    def document(self) -> dict[str, Any]:
-        """The operation, as far as its end tells."""
-        done = self.status == "COMPLETED"
-        return {
-            "operation_id": self.operation_id,
-            "status": self.status.lower(),
-            "completed_at": self.completed_at,
-            "progress": {"percentage": 100.0 if done else 0.0, "current_step": None},
-            "result_summary": self.result,
-            "error_message": self.error_message,
-        }
-
-
-class Registration(msgspec.Struct, frozen=True):
-    """The body of `POST /workers/register`."""
-
-    worker_id: Id
-    worker_type: Annotated[str, msgspec.Meta(min_length=1, max_length=64)]
-    endpoint_url: Annotated[
-        str, msgspec.Meta(pattern=r"^https?://[^\s/?#@]+(/[^\s?#@]*)?$", max_length=500)
-    ]
-    capabilities: dict[str, Any] | None = None
-    current_operation_id: Id | None = None
-    completed_operations: Annotated[
-        list[CompletedOperation], msgspec.Meta(max_length=_COMPLETED_MAX)
-    ] = []
-
-
 class Load(msgspec.Struct, frozen=True):
     """What a worker's health said about its load; 0 for what it did not say or lied about."""
 
@@ -76,11 +35,6 @@ class Load(msgspec.Struct, frozen=True):
     waiting: float = 0.0
     cpu_percent: float = 0.0
     memory_percent: float = 0.0
-
-    @property
-    def score(self) -> float:
-        """Vera's: the least is chosen."""
-        return 2 * self.active + self.waiting + self.cpu_percent / 10
 
 
 class Member:
@@ -142,9 +96,6 @@ class Member:
                 "last_failure": self.failure_text,
             },
         }
-
-
-Policy = Literal["least_load", "round_robin", "least_connections", "weighted", "random"]
 
 
 class Members:
@@ -222,43 +173,6 @@ class Members:
             gone_s = time.time() - member.healthy_at
             if gone_s > self._removal_s and not member.is_fixed:
                 self._members.pop(member.id, None)
-
-
-class Chooser:
-    """Picks one of several workers, by a policy."""
-
-    def __init__(self, policy: Policy = "least_load") -> None:
-        self._choices: dict[str, Callable[[Sequence[Member]], Member]] = {
-            "least_load": lambda found: min(found, key=lambda m: (m.load.score, m.chosen_count)),
-            "round_robin": lambda found: min(found, key=lambda m: m.chosen_count),
-            "least_connections": lambda found: min(
-                found, key=lambda m: (m.in_flight, m.chosen_count)
-            ),
-            "weighted": _weighted,
-            "random": random.choice,
-        }
-        if policy not in self._choices:
-            allowed = ", ".join(self._choices)
-            raise ValueError(f"policy must be one of {allowed}, not {policy!r}")
-        self._choice = self._choices[policy]
-
-    def choose(self, members: Iterable[Member], tried: Collection[str] = ()) -> Member | None:
-        """An available worker that was not `tried` yet; None where there is none."""
-        found = [m for m in members if m.status is Status.AVAILABLE and m.id not in tried]
-        if not found:
-            return None
-        chosen = self._choice(found)
-        chosen.chosen_count += 1
-        return chosen
-
-
-def _weighted(found: Sequence[Member]) -> Member:
-    """Smooth weighted round robin: shares by weight, without bursts on the heaviest."""
-    for member in found:
-        member.credit += member.weight
-    chosen = max(found, key=lambda member: member.credit)
-    chosen.credit -= sum(member.weight for member in found)
-    return chosen
 
 
 def _number(value: Any) -> float:

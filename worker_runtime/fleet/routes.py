@@ -5,26 +5,19 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import UTC, datetime
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 import msgspec
 from aiohttp import web
 
+from worker_runtime.contracts.registration import CompletedOperation, Registration, StatusChange
 from worker_runtime.fleet.front import Fleet, FleetError
-from worker_runtime.fleet.members import CompletedOperation, Registration
 
 BODY_BYTES_MAX = 2 << 20
 BODY_TIMEOUT_S = 10.0
 
 T = TypeVar("T")
 Handler = Callable[[web.Request], Awaitable[Any]]
-
-
-class StatusChange(msgspec.Struct):
-    """The body of `PATCH /operations/{id}/status`, sent by a worker that stops."""
-
-    status: Literal["COMPLETED", "FAILED", "CANCELLED"]
-    error_message: str | None = None
 
 
 def mount(app: web.Application, fleet: Fleet, *, manage: bool = True) -> None:

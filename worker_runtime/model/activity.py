@@ -23,6 +23,11 @@ class Failure(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     traceback: str | None = None
     note: str | None = None
 
+    @property
+    def words(self) -> str:
+        """The exception's own, or its type where it has none."""
+        return self.error or self.error_type
+
 
 class AttemptRecord(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     """One ended attempt that was not the last. Times are Unix seconds."""

@@ -14,7 +14,6 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import msgspec
 import psutil
@@ -150,19 +149,3 @@ def gpu(devices: Path = Path("/dev")) -> tuple[str, int] | None:
     if sys.platform == "darwin" and platform.machine() == "arm64":
         return "MPS", 1
     return None
-
-
-def capabilities(sample: ResourceSample, task_names: list[str]) -> dict[str, Any]:
-    """What this worker offers, measured: the object that it registers with."""
-    found = gpu()
-    offered: dict[str, Any] = {
-        "cores": sample.cpu_cores,
-        "memory_gb": round(sample.memory_total_bytes / (1 << 30), 1),
-        "gpu": found is not None,
-        "platform": platform.system(),
-        "python_version": platform.python_version(),
-        "tasks": task_names,
-    }
-    if found is not None:
-        offered["gpu_type"], offered["gpu_count"] = found
-    return offered

@@ -36,7 +36,7 @@ from worker_runtime.web.wire.connection import expecting
 
 NATIVE_PREFIX = "/v1"
 
-# A dialect to come needs its class here and its word in `settings.Dialect`, nothing else.
+# A dialect to come needs its class here and its row in `contracts.guides`, nothing else.
 DIALECTS: dict[str, Callable[[Runtime, Settings], Dialect]] = {
     "sandbox": Sandbox,
     "vera": Vera,

@@ -7,6 +7,7 @@ import logging
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime
 from typing import Any
 
 import msgspec
@@ -16,8 +17,9 @@ from aiohttp import web
 from tests.support.fleet_worker import serving
 from tests.support.helpers import eventually, free_port
 from worker_runtime import JobContext, task
-from worker_runtime.settings import base_url
-from worker_runtime.web.operations.registrar import Identity, Registrar, RegistrarTimes
+from worker_runtime.contracts.domains import base_url
+from worker_runtime.contracts.registration import CompletedOperation, Registration
+from worker_runtime.web.operations.registrar import Registrar, RegistrarTimes
 
 QUICK = RegistrarTimes(
     request_timeout_s=0.5,
@@ -29,7 +31,7 @@ QUICK = RegistrarTimes(
     shutdown_watch_s=0.2,
     farewell_s=1.0,
 )
-WORKER = Identity("worker-7", "backtesting", "http://127.0.0.1:1", {"cores": 2})
+WORKER = Registration("worker-7", "backtesting", "http://127.0.0.1:1", {"cores": 2})
 
 Reply = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -240,7 +242,17 @@ async def test_a_backend_that_announced_its_end_is_awaited() -> None:
         await eventually(lambda: len(b.registrations) == 2)
 
 
-def completion(name: str, result: dict[str, Any] | None) -> dict[str, Any]:
+ENDED_AT = datetime(2025, 11, 10, 10, 30, tzinfo=UTC)
+
+
+def completion(name: str, result: dict[str, Any] | None) -> CompletedOperation:
+    return CompletedOperation(
+        operation_id=name, status="COMPLETED", result=result, completed_at=ENDED_AT
+    )
+
+
+def reported(name: str, result: dict[str, Any] | None) -> dict[str, Any]:
+    """The same as it is on the wire."""
     return {
         "operation_id": name,
         "status": "COMPLETED",
@@ -251,7 +263,9 @@ def completion(name: str, result: dict[str, Any] | None) -> dict[str, Any]:
 
 
 async def test_ended_operations_are_reported_once_and_within_bounds() -> None:
-    failed = {**completion("failed", None), "status": "FAILED", "error_message": "e" * 8000}
+    failed = CompletedOperation(
+        operation_id="failed", status="FAILED", error_message="e" * 8000, completed_at=ENDED_AT
+    )
     async with backend() as b:
         registrar = Registrar(b.url, current=lambda: None, times=QUICK)
         registrar.completed(completion("huge", {"x": "y" * 600_000}))
@@ -268,11 +282,11 @@ async def test_ended_operations_are_reported_once_and_within_bounds() -> None:
             await registrar.stop([], "")
     first, second = b.registrations
     assert first["completed_operations"] == [
-        completion("huge", None),
-        completion("older", None),
-        completion("newer", {"x": "y" * 300_000}),
-        {**failed, "error_message": "e" * 1000},
-        completion("small", {"rows": 1}),
+        reported("huge", None),
+        reported("older", None),
+        reported("newer", {"x": "y" * 300_000}),
+        {**reported("failed", None), "status": "FAILED", "error_message": "e" * 1000},
+        reported("small", {"rows": 1}),
     ]
     assert second["completed_operations"] == []
 

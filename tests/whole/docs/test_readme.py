@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.helpers import ROOT, free_port, run_program
-from worker_runtime.settings import Settings, variables_of
+from worker_runtime.settings import Settings
 
 README = (ROOT / "README.md").read_text()
 BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)

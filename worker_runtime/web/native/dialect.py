@@ -33,6 +33,7 @@ from worker_runtime.web.native.documents import (
 from worker_runtime.web.wire.bodies import reading as wire
 from worker_runtime.web.wire.bodies.reading import Body, Rejection, answer, rejection_of
 from worker_runtime.web.wire.query import number
+from worker_runtime.web.wire.uptime import uptime_s
 from worker_runtime.web.wire.waits import JobWaits
 
 WAIT_MAX_S = 60.0
@@ -83,11 +84,10 @@ class Native:
 
     def health(self) -> Mapping[str, Any]:
         accepting = self._runtime.is_accepting
-        uptime_s = time.time() - (self._runtime.started_at or time.time())
         return {
             "healthy": accepting,
             "status": "ok" if accepting else "stopping",
-            "uptime": int(uptime_s),
+            "uptime": uptime_s(self._runtime),
         }
 
     def collect(self) -> Iterable[Metric]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import re
 import socket
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import partial
 from typing import Any
@@ -20,16 +20,21 @@ from aiohttp import web
 from prometheus_client import Metric
 
 from worker_runtime.acceptance.options import EnqueueOptions
-from worker_runtime.contracts.domains import id_prefix, is_agent, service_of, type_of
-from worker_runtime.errors import ConfigurationError, Unavailable, UnknownJob
+from worker_runtime.contracts.domains import (
+    id_prefix,
+    is_agent,
+    service_of,
+    type_of,
+    typed_name,
+)
+from worker_runtime.contracts.registration import Registration
+from worker_runtime.errors import ConfigurationError, UnknownJob
 from worker_runtime.model.context import METRICS_KEPT_MAX
 from worker_runtime.model.job import Job
-from worker_runtime.model.states import CANCELLED
 from worker_runtime.model.tasks.definition import TaskDefinition
 from worker_runtime.model.tasks.policy import JobOptions
 from worker_runtime.runtime import Runtime
-from worker_runtime.services.resources import capabilities
-from worker_runtime.settings import UNTYPED_NAME, Settings
+from worker_runtime.settings import Settings
 from worker_runtime.web.operations.answers import (
     Handler,
     answering,
@@ -39,17 +44,19 @@ from worker_runtime.web.operations.answers import (
     preflight,
     whole,
 )
+from worker_runtime.web.operations.capabilities import capabilities
 from worker_runtime.web.operations.documents import (
     ACTIVE_STATUSES,
     CANCELLED_BY_USER,
     OperationView,
-    RequestShape,
     iso,
     metric_document,
 )
 from worker_runtime.web.operations.listing import PAGE_LIMIT_MAX, OperationList
+from worker_runtime.web.operations.live import LiveOperations
 from worker_runtime.web.operations.metrics import OperationMetrics
-from worker_runtime.web.operations.registrar import Identity, Registrar, RegistrarTimes
+from worker_runtime.web.operations.registrar import Registrar, RegistrarTimes
+from worker_runtime.web.operations.request_shape import RequestShape
 from worker_runtime.web.wire.bodies.reading import Body, Rejection
 
 logger = logging.getLogger("worker_runtime.operations")
@@ -79,21 +86,19 @@ class Operations:
         first = next(iter(self._domains), None)
         derived = "worker" if first is None else type_of(first)
         self.worker_type = settings.worker_type or derived
-        self._worker_id = UNTYPED_NAME.sub(f"{self.worker_type}-worker-", settings.name)
+        self._worker_id = typed_name(settings.name, self.worker_type)
         self._shapes = {task.name: RequestShape(task) for task in self._domains.values()}
-        self._queues = sorted({task.queue for task in self._domains.values()})
         self._view = OperationView(runtime, self._worker_id, self._shapes)
         self._metrics = OperationMetrics(list(self._domains.values()))
         self._listed = OperationList(runtime, self._domains, self._view)
-        self._live: dict[str, Job] = {}
-        self._cut_short: list[str] = []
-        self._has_ended_late = False
-        self._starting: str | None = None
+        self._live = LiveOperations(runtime, self._domains, self._ended)
         self._registrar: Registrar | None = None
         if settings.backend_url is not None:
             every_s = settings.backend_check_interval_s
             times = RegistrarTimes(check_every_s=every_s, silence_max_s=3 * every_s)
-            self._registrar = Registrar(settings.backend_url, current=self._current, times=times)
+            self._registrar = Registrar(
+                settings.backend_url, current=self._live.current, times=times
+            )
 
     def routes(self) -> Sequence[web.RouteDef]:
         handlers: list[tuple[str, str, Handler]] = [
@@ -120,7 +125,7 @@ class Operations:
     def health(self) -> Mapping[str, Any]:
         if self._registrar is not None:
             self._registrar.heard()
-        current = self._current()
+        current = self._live.current()
         return {
             "healthy": self._runtime.is_accepting,
             "service": service_of(self.worker_type)[0],
@@ -131,7 +136,7 @@ class Operations:
         }
 
     def collect(self) -> Iterable[Metric]:
-        return self._metrics.collect(sum(1 for _ in self._active()))
+        return self._metrics.collect(self._live.count())
 
     def metrics_document(self) -> Mapping[str, Any] | None:
         return None
@@ -149,9 +154,7 @@ class Operations:
         return json_answer(request, document, rejection.status, rejection.headers)
 
     async def open(self) -> None:
-        for job in self._runtime.doorway.jobs_here():
-            if job.task.domain in self._domains and not job.is_ended:
-                self._watch(job)  # an earlier life of this worker was asked for it
+        self._live.open()
 
     def listening(self, url: str) -> None:
         """The server listens: now the backend may be told where."""
@@ -159,23 +162,23 @@ class Operations:
             return
         sample = self._runtime.doorway.resources.latest
         names = [task.name for task in self._runtime.tasks]
-        identity = Identity(
+        worker = Registration(
             worker_id=self._worker_id,
             worker_type=self.worker_type,
             endpoint_url=_endpoint(self._settings, url),
             capabilities=capabilities(sample, names) | {"domains": list(self._domains)},
         )
-        self._registrar.start(identity)
+        self._registrar.start(worker)
 
     async def close(self) -> None:
         if self._registrar is None:
             return
         kept = self._runtime.doorway.keeps_jobs
         text = "it runs again when the worker is back" if kept else "it was cancelled"
-        # What the stop interrupted has ended by now, or waits in the store for the next life.
-        unfinished = [*self._cut_short, *self._live]
         message = f"Graceful shutdown of the worker - {text}"
-        await self._registrar.stop(unfinished, message, reports=self._has_ended_late)
+        await self._registrar.stop(
+            self._live.unfinished(), message, reports=self._live.has_ended_late
+        )
 
     # Start
 
@@ -191,23 +194,23 @@ class Operations:
             parent_id, task_id = _parent_id(task_id), None
         operation_id = task_id or f"{id_prefix(domain)}{self._runtime.doorway.new_job_id()[-12:]}"
         is_known = task_id is not None and await self._is_kept(operation_id)
-        current = self._current()
+        current = self._live.current()
         if current is not None and not is_known:
-            return busy(request, current, sum(1 for _ in self._active()))
+            return busy(request, current, self._live.count())
         args, kwargs = self._shapes[task.name].arguments(body)
         if parent_id is not None:
             kept = msgspec.structs.replace(kept, label=parent_id)
         options = EnqueueOptions(operation_id, overrides=kept, must_encode=True, wire=True)
         if not is_known:  # there may be a wait for the store; nobody else starts meanwhile
-            self._starting = operation_id
+            self._live.starting = operation_id
         try:
             handle = await self._runtime.doorway.enqueue_with(options, task.name, args, kwargs)
         finally:
             if not is_known:
-                self._starting = None
+                self._live.starting = None
         if handle.is_new:
             logger.info("Starting operation: %s", operation_id)
-            self._watch(handle.job)
+            self._live.watch(handle.job)
         return {
             "success": True,
             "operation_id": operation_id,
@@ -226,23 +229,7 @@ class Operations:
         text = f"No checkpoint found for operation {operation_id[:128]}: this worker keeps none; "
         raise Rejection(404, "no_checkpoint", f"{text}start it again")
 
-    def _watch(self, job: Job) -> None:
-        """Count the operation as this worker's until it ends, and note its end."""
-        self._live[job.id] = job
-        try:
-            self._runtime.doorway.wait(job).add_done_callback(partial(self._ended, job))
-        except Unavailable as error:  # it is accepted all the same; only its end goes unnoticed
-            logger.warning("operation %s is not watched: %s", job.id, error)
-
-    def _ended(self, job: Job, ended: Any) -> None:
-        if ended.cancelled() or ended.exception() is not None:  # the worker stops before the job
-            return
-        self._live.pop(job.id, None)
-        if not self._runtime.is_accepting:
-            if job.state is CANCELLED:
-                self._cut_short.append(job.id)
-            else:
-                self._has_ended_late = True
+    def _ended(self, job: Job) -> None:
         status = self._view.status(job)
         duration_s = None
         if job.started_at is not None and job.ended_at is not None:
@@ -251,25 +238,6 @@ class Operations:
         logger.info("Operation %s: %s", status, job.id)
         if self._registrar is not None:
             self._registrar.completed(self._view.completion(job))
-
-    def _active(self) -> Iterator[Job]:
-        """Operations that wait or run, also those that came through another door."""
-        for job in self._live.values():
-            if not job.is_ended:
-                yield job
-        for queue in self._queues:
-            for job in self._runtime.doorway.running_jobs(queue):
-                if job.task.domain in self._domains and job.id not in self._live:
-                    yield job
-
-    def _current(self) -> str | None:
-        """The newest operation that this worker is busy with. One whose work has not noticed its
-        cancel yet counts: another beside it would be a second one."""
-        newest = None
-        for job in self._active():
-            if newest is None or job.order > newest.order:
-                newest = job
-        return self._starting if newest is None else newest.id
 
     async def _is_kept(self, operation_id: str) -> bool:
         try:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Iterable, Sequence
-from itertools import accumulate
 
 from prometheus_client import Metric
 from prometheus_client.core import (
@@ -14,9 +13,10 @@ from prometheus_client.core import (
 )
 
 from worker_runtime.contracts.domains import type_of
+from worker_runtime.metrics import cumulative
 from worker_runtime.model.tasks.definition import TaskDefinition
 
-BUCKETS_S = (1, 5, 10, 30, 60, 120, 300, 600, 1800, 3600)
+BUCKETS_S = (1.0, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1800.0, 3600.0)
 _ENDED = ("completed", "failed", "cancelled")
 
 
@@ -62,10 +62,8 @@ class OperationMetrics:
             "ktrdr_operation_duration_seconds", "How long operations took", labels=labels
         )
         for key, ends in self._ends.items():
-            *at_most, count = accumulate(ends.counts)
             total.add_metric(key, ends.total)
-            buckets = [(f"{float(b)}", float(n)) for b, n in zip(BUCKETS_S, at_most, strict=True)]
-            durations.add_metric(key, [*buckets, ("+Inf", float(count))], ends.seconds)
+            durations.add_metric(key, cumulative(BUCKETS_S, ends.counts), ends.seconds)
         yield total
         yield durations
         # The backend's own gauges: it fills them, a worker only has their names.

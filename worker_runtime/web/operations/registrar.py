@@ -14,19 +14,24 @@ import random
 import time
 from collections import deque
 from collections.abc import Callable
-from typing import Any
 from urllib.parse import quote
 
 import aiohttp
 import msgspec
+from msgspec.structs import replace
 
+from worker_runtime.contracts.domains import API_PREFIX, base_url
 from worker_runtime.contracts.fetch import FetchFailed, fetch
-from worker_runtime.settings import API_PREFIX, base_url
+from worker_runtime.contracts.registration import (
+    COMPLETED_MAX,
+    CompletedOperation,
+    Registration,
+    StatusChange,
+)
 
 logger = logging.getLogger("worker_runtime.registrar")
 
 ANSWER_BYTES_MAX = 64 * 1024
-COMPLETED_KEPT_MAX = 1000
 # All results that one registration carries; what does not fit is left out, the backend can ask.
 RESULTS_BYTES_MAX = 512 * 1024
 ERROR_CHARS_MAX = 1000
@@ -51,37 +56,27 @@ class RegistrarTimes(msgspec.Struct, frozen=True):
     farewell_s: float = 2.0
 
 
-class Identity(msgspec.Struct, frozen=True):
-    """What a worker registers as. `endpoint_url` has no trailing slash: the backend appends."""
-
-    worker_id: str
-    worker_type: str
-    endpoint_url: str
-    capabilities: dict[str, Any]
-
-
 class _Report:
     """An ended operation, its error shortened, and the bytes that its result takes."""
 
-    __slots__ = ("document", "result_bytes")
+    __slots__ = ("completion", "result_bytes")
 
-    def __init__(self, document: dict[str, Any]) -> None:
-        error = document["error_message"]
-        self.document = {**document, "error_message": error and error[:ERROR_CHARS_MAX]}
+    def __init__(self, completion: CompletedOperation) -> None:
+        error = completion.error_message
+        self.completion = replace(completion, error_message=error and error[:ERROR_CHARS_MAX])
         self.result_bytes = 0
-        if document["result"] is not None:
-            self.result_bytes = len(msgspec.json.encode(document["result"]))
+        if completion.result is not None:
+            self.result_bytes = len(msgspec.json.encode(completion.result))
 
     def drop_result(self) -> None:
-        self.document = {**self.document, "result": None}
+        self.completion = replace(self.completion, result=None)
         self.result_bytes = 0
 
 
 class Registrar:
     """Registers, watches, and says goodbye.
 
-    current     the id of the running operation, if there is one
-    completion  the report of an operation that has ended, with `result` and text times
+    current  the id of the running operation, if there is one
     """
 
     def __init__(
@@ -94,8 +89,8 @@ class Registrar:
         self._base = base_url(backend_url)
         self._current = current
         self._times = times or RegistrarTimes()
-        self._completed: deque[_Report] = deque(maxlen=COMPLETED_KEPT_MAX)
-        self._identity: Identity | None = None
+        self._completed: deque[_Report] = deque(maxlen=COMPLETED_MAX)
+        self._worker: Registration | None = None
         self._task: asyncio.Task[None] | None = None
         self._session: aiohttp.ClientSession | None = None
         self._prefix = API_PREFIX  # or nothing, where the backend has its registry at the root
@@ -105,9 +100,10 @@ class Registrar:
         self._woken = asyncio.Event()
         self.is_registered = False
 
-    def start(self, identity: Identity) -> None:
-        """Begin, once the worker listens: the backend looks back at `endpoint_url` at once."""
-        self._identity = identity
+    def start(self, worker: Registration) -> None:
+        """Begin, once the worker listens: the backend looks back at `endpoint_url` at once. What
+        changes, the current operation and those that ended, is filled in each time."""
+        self._worker = worker
         self._session = aiohttp.ClientSession(cookie_jar=aiohttp.DummyCookieJar())
         self._task = asyncio.create_task(self._run(), name="registrar")
 
@@ -121,7 +117,7 @@ class Registrar:
         self.is_registered = False
         self._woken.set()
 
-    def completed(self, completion: dict[str, Any]) -> None:
+    def completed(self, completion: CompletedOperation) -> None:
         """Remember an ended operation for the next registration: the backend may have missed it.
         Of the results only the newest are kept, as many as one registration carries."""
         self._completed.append(_Report(completion))
@@ -186,7 +182,7 @@ class Registrar:
 
     async def _report(self, current: str | None) -> bool:
         """Register, with what has ended since the last time. Whether the backend took it."""
-        assert self._identity is not None
+        assert self._worker is not None
         reported = list(self._completed)
         logger.info("Registering worker with backend at %s", self._base)
         status = await self._offer(current, reported)
@@ -203,17 +199,14 @@ class Registrar:
         self.is_registered = True
         self._shutdown_at = None
         self._asked_at = time.monotonic()
-        logger.info("Worker registered successfully as %s", self._identity.worker_id)
+        logger.info("Worker registered successfully as %s", self._worker.worker_id)
         return True
 
     async def _offer(self, current: str | None, reported: list[_Report]) -> int | None:
         """The status that one registration was answered with; None: it was not answered."""
-        assert self._identity is not None
-        body = {
-            **msgspec.structs.asdict(self._identity),
-            "current_operation_id": current,
-            "completed_operations": [report.document for report in reported],
-        }
+        assert self._worker is not None
+        completed = [report.completion for report in reported]
+        body = replace(self._worker, current_operation_id=current, completed_operations=completed)
         try:
             status, text = await self._post_registration(body)
         except FetchFailed as failure:
@@ -223,7 +216,7 @@ class Registrar:
             logger.warning("registration with %s was answered %d: %s", self._base, status, text)
         return status
 
-    async def _post_registration(self, body: dict[str, Any]) -> tuple[int, str]:
+    async def _post_registration(self, body: Registration) -> tuple[int, str]:
         """The answer to the registration, at the path where this backend takes it."""
         answer = await self._request("POST", f"{self._prefix}/workers/register", body)
         if answer[0] == 404:
@@ -260,18 +253,18 @@ class Registrar:
 
     async def _say_goodbye(self, unfinished: list[str], message: str, *, reports: bool) -> None:
         for operation_id in unfinished:
-            body = {"status": "CANCELLED", "error_message": message}
-            await self._try("PATCH", f"{self._prefix}/operations/{operation_id}/status", body)
+            change = StatusChange("CANCELLED", message)
+            await self._try("PATCH", f"{self._prefix}/operations/{operation_id}/status", change)
         if reports:  # there is no other way to hand in a result
             await self._report(None)
         # Only some backends have this; the others notice at the next health check.
         await self._try("DELETE", self._own_path())
 
     def _own_path(self) -> str:
-        assert self._identity is not None
-        return f"{self._prefix}/workers/{quote(self._identity.worker_id, safe='')}"
+        assert self._worker is not None
+        return f"{self._prefix}/workers/{quote(self._worker.worker_id, safe='')}"
 
-    async def _try(self, method: str, path: str, body: dict[str, Any] | None = None) -> None:
+    async def _try(self, method: str, path: str, body: StatusChange | None = None) -> None:
         try:
             status, _ = await self._request(method, path, body)
             logger.info("%s %s%s: %d", method, self._base, path, status)
@@ -279,7 +272,7 @@ class Registrar:
             logger.info("%s %s%s: %s", method, self._base, path, failure)
 
     async def _request(
-        self, method: str, path: str, body: dict[str, Any] | None = None
+        self, method: str, path: str, body: msgspec.Struct | None = None
     ) -> tuple[int, str]:
         assert self._session is not None
         answer = await fetch(

@@ -29,7 +29,7 @@ from worker_runtime.model.tasks.definition import TaskDefinition
 from worker_runtime.runtime import Runtime
 from worker_runtime.settings import Settings
 from worker_runtime.web.sandbox.metrics import SandboxMetrics
-from worker_runtime.web.sandbox.simulated_task import SimulatedTask
+from worker_runtime.web.sandbox.simulated_task import TASK_NAME, simulation_of
 from worker_runtime.web.wire.bodies.reading import (
     OPEN_JSON_HEADERS,
     Body,
@@ -37,11 +37,11 @@ from worker_runtime.web.wire.bodies.reading import (
     encode_json,
     rejection_of,
 )
+from worker_runtime.web.wire.uptime import uptime_s
 from worker_runtime.web.wire.waits import JobWaits
 
 logger = logging.getLogger("worker_runtime.web")
 
-TASK_NAME = "task"
 TASK_TIMEOUT_S = 30.0
 _CONFIG_BYTES_MAX = 64 * 1024
 
@@ -107,12 +107,7 @@ class Sandbox:
         )
         self._task = next((t for t in runtime.tasks if t.name == TASK_NAME), None)
         self._queue = self._task.queue if self._task is not None else "default"
-        simulated = self._task.fn if self._task is not None else None
-        if not isinstance(simulated, SimulatedTask):  # /config still remembers what it is told
-            simulated = SimulatedTask(
-                response_delay_ms=settings.response_delay_ms, failure_rate=settings.failure_rate
-            )
-        self._simulated = simulated
+        self._simulated = simulation_of(self._task, settings)
         self._misfit = None if self._task is None else _misfit(self._task)
         self._by_position = self._task is not None and self._task.signature.positional == [
             "id",
@@ -140,7 +135,7 @@ class Sandbox:
         return {
             "healthy": self._runtime.is_accepting,
             "status": "ok",
-            "uptime": int(time.time() - (self._runtime.started_at or time.time())),
+            "uptime": uptime_s(self._runtime),
             "version": worker_runtime.__version__,
             "currentLoad": queue.running,
             "queueDepth": queue.waiting,
@@ -297,7 +292,7 @@ def _misfit(task: TaskDefinition) -> str | None:
 def _failed(job: Job) -> Rejection:
     """What to answer for a job that ended without a result; `error` is the task's own text."""
     failure = job.failure
-    text = "the task failed" if failure is None else failure.error or failure.error_type
+    text = "the task failed" if failure is None else failure.words
     if job.state is CANCELLED:
         return Rejection(503, "task_cancelled", text)
     if failure is not None and failure.reason is Reason.TIMEOUT:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Iterable
-from itertools import accumulate
 
 from prometheus_client import Metric
 from prometheus_client.core import (
@@ -16,6 +15,8 @@ from prometheus_client.core import (
     GaugeMetricFamily,
     HistogramMetricFamily,
 )
+
+from worker_runtime.metrics import cumulative
 
 STATUSES = ("success", "failed", "rejected", "overloaded", "error")
 
@@ -30,14 +31,14 @@ class SandboxMetrics:
     def __init__(self, worker: str) -> None:
         self._worker = worker
         self._counts = dict.fromkeys(STATUSES, 0)
-        self._buckets = [0] * (len(_BOUNDS_MS) + 1)
+        self._counts_by_ms = [0] * (len(_BOUNDS_MS) + 1)
         self._sum_ms = 0.0
 
     def count(self, status: str) -> None:
         self._counts[status] += 1
 
     def observe(self, duration_ms: float) -> None:
-        self._buckets[bisect_left(_BOUNDS_MS, duration_ms)] += 1
+        self._counts_by_ms[bisect_left(_BOUNDS_MS, duration_ms)] += 1
         self._sum_ms += duration_ms
 
     def collect(self, *, running: int, waiting: int) -> Iterable[Metric]:
@@ -59,9 +60,7 @@ class SandboxMetrics:
         return gauge
 
     def _histogram(self, name: str, bounds_ms: tuple[int, ...]) -> Metric:
-        *at_most, total = accumulate(self._buckets)
-        counts = dict(zip(_BOUNDS_MS, at_most, strict=True))
-        buckets = [(str(bound), float(counts[bound])) for bound in bounds_ms]
+        buckets = cumulative(_BOUNDS_MS, self._counts_by_ms, bounds_ms)
         histogram = HistogramMetricFamily(name, "Request processing time", labels=("worker",))
-        histogram.add_metric((self._worker,), [*buckets, ("+Inf", float(total))], self._sum_ms)
+        histogram.add_metric((self._worker,), buckets, self._sum_ms)
         return histogram

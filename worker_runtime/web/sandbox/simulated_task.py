@@ -1,4 +1,4 @@
-"""The tasks that are served when none are given: something to try the worker with."""
+"""The sandbox's own work, simulated: the task that is served where no other is given."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ from collections.abc import Callable
 from time import monotonic
 from typing import Any
 
-from worker_runtime.model.tasks.definition import task
+from worker_runtime.model.tasks.definition import TaskDefinition, task
 from worker_runtime.settings import Settings
 
+TASK_NAME = "task"
 _SLEEP_MAX_S = 3600.0
 
 
@@ -46,8 +47,18 @@ async def _sleep_in_full(seconds: float) -> None:
 
 
 def builtin_tasks(settings: Settings) -> list[Callable[..., Any]]:
-    """The built-in tasks, as `settings` wants them."""
-    simulated = SimulatedTask(
+    """The task that is served where none is given, as `settings` wants it."""
+    return [task(name=TASK_NAME)(_simulated(settings))]
+
+
+def simulation_of(registered: TaskDefinition | None, settings: Settings) -> SimulatedTask:
+    """The simulated work that the registered task does. Where it does other work, one that nobody
+    runs: it remembers what it is told."""
+    fn = None if registered is None else registered.fn
+    return fn if isinstance(fn, SimulatedTask) else _simulated(settings)
+
+
+def _simulated(settings: Settings) -> SimulatedTask:
+    return SimulatedTask(
         response_delay_ms=settings.response_delay_ms, failure_rate=settings.failure_rate
     )
-    return [task(name="task")(simulated)]

@@ -38,6 +38,7 @@ from worker_runtime.web.wire.bodies.reading import (
     is_msgpack,
     read_body,
 )
+from worker_runtime.web.wire.uptime import uptime_s
 from worker_runtime.web.wire.waits import JobWaits
 
 EXECUTE_TIMEOUT_S = 300.0
@@ -114,7 +115,7 @@ class Vera:
         self._pool_request: Body[PoolRequest] = Body(PoolRequest, bytes_max=bytes_max)
         self._waits = JobWaits(runtime)
         self._metrics = VeraMetrics(runtime)
-        self._log = TaskLog(runtime) if settings.is_vera_first else None
+        self._log = TaskLog(runtime) if settings.dialects[:1] == (self.name,) else None
 
     def routes(self) -> Sequence[web.RouteDef]:
         return [
@@ -150,7 +151,7 @@ class Vera:
             "tasks_failed": metrics.failed,
             "tasks_queued": metrics.waiting,
             "average_execution_time": metrics.average_s,
-            "uptime_seconds": int(time.time() - (self._runtime.started_at or time.time())),
+            "uptime_seconds": uptime_s(self._runtime),
             "cpu_cores": sample.cpu_cores,
             "memory_total_gb": round(sample.memory_total_bytes / (1 << 30), 2),
         }
@@ -344,10 +345,7 @@ def _status(state: State) -> str:
 
 
 def _error_text(job: Job) -> str | None:
-    failure = job.failure
-    if failure is None:
-        return None
-    return failure.error or failure.error_type
+    return None if job.failure is None else job.failure.words
 
 
 def _record(job: Job) -> TaskRecord:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from itertools import accumulate
 
 from prometheus_client import Metric
 from prometheus_client.core import (
@@ -12,6 +11,7 @@ from prometheus_client.core import (
     HistogramMetricFamily,
 )
 
+from worker_runtime.metrics import cumulative
 from worker_runtime.model.tasks.tally import DURATION_BUCKETS_S
 from worker_runtime.runtime import Runtime
 
@@ -61,12 +61,10 @@ class VeraMetrics:
     def _durations(self) -> Metric:
         nothing = [0] * (len(DURATION_BUCKETS_S) + 1)
         tallies = (task.tally.durations for task in self._runtime.tasks)
-        *at_most, total = accumulate(map(sum, zip(nothing, *tallies, strict=True)))
-        counts = dict(zip(DURATION_BUCKETS_S, at_most, strict=True))
-        buckets = [(str(bound), float(counts[bound])) for bound in BUCKETS_S]
+        counts = map(sum, zip(nothing, *tallies, strict=True))
         return HistogramMetricFamily(
             "task_duration_seconds",
             "Task execution time",
-            buckets=[*buckets, ("+Inf", float(total))],
+            buckets=cumulative(DURATION_BUCKETS_S, counts, BUCKETS_S),
             sum_value=sum(task.tally.seconds for task in self._runtime.tasks),
         )
