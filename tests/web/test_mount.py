@@ -14,7 +14,7 @@ from tests.contract.fleet_worker import serving
 from worker_runtime import Runtime, Settings, task
 from worker_runtime.web import mount
 from worker_runtime.web.native.dialect import Native
-from worker_runtime.web.wire.bodies.reading import Dialect
+from worker_runtime.web.wire.dialect import Dialect
 
 TOKEN = "s3cret-ü"
 

@@ -15,7 +15,7 @@ from worker_runtime.errors import InvalidJob
 from worker_runtime.model.job import COMPLETED, PRIORITY_NAMES, Job, JobInfo, Priority, described_as
 from worker_runtime.model.tasks.definition import TaskDefinition
 from worker_runtime.model.tasks.signature import Signature
-from worker_runtime.web.wire.bodies.reading import encode_json, encode_msgpack
+from worker_runtime.web.wire.bodies.answers import encode_json, encode_msgpack
 
 
 class NewJob(msgspec.Struct, forbid_unknown_fields=True, gc=False):

@@ -48,7 +48,8 @@ from worker_runtime.web.operations.documents import (
 from worker_runtime.web.operations.listing import PAGE_LIMIT_MAX, OperationList
 from worker_runtime.web.operations.metrics import OperationMetrics
 from worker_runtime.web.operations.registrar import Identity, Registrar, RegistrarTimes
-from worker_runtime.web.wire.bodies.reading import Body, Rejection
+from worker_runtime.web.wire.bodies.reading import Body
+from worker_runtime.web.wire.rejection import Rejection
 
 logger = logging.getLogger("worker_runtime.operations")
 

@@ -29,13 +29,9 @@ from worker_runtime.runtime import Runtime
 from worker_runtime.settings import Settings
 from worker_runtime.web.sandbox.metrics import SandboxMetrics
 from worker_runtime.web.sandbox.simulated_task import SimulatedTask
-from worker_runtime.web.wire.bodies.reading import (
-    OPEN_JSON_HEADERS,
-    Body,
-    Rejection,
-    encode_json,
-    rejection_of,
-)
+from worker_runtime.web.wire.bodies.answers import OPEN_JSON_HEADERS, encode_json
+from worker_runtime.web.wire.bodies.reading import Body
+from worker_runtime.web.wire.rejection import Rejection, rejection_of
 from worker_runtime.web.wire.waits import JobWaits
 
 logger = logging.getLogger("worker_runtime.web")
