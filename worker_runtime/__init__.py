@@ -15,7 +15,7 @@ from worker_runtime.acceptance.handle import JobHandle, WorkflowHandle
 from worker_runtime.acceptance.options import Call, call, step
 from worker_runtime.acceptance.transaction import Transaction
 from worker_runtime.control.ended_jobs import BulkResult
-from worker_runtime.control.inspection import AttemptInfo, JobDetail, JobPage
+from worker_runtime.control.inspection import JobDetail, JobPage
 from worker_runtime.control.queues import QueueInfo
 from worker_runtime.engine.events import Event, Missed, Subscription
 from worker_runtime.errors import (
@@ -44,6 +44,7 @@ from worker_runtime.errors import (
 )
 from worker_runtime.model.context import JobContext
 from worker_runtime.model.job import JobInfo, Priority, ProgressInfo, Reason, State
+from worker_runtime.model.snapshot import AttemptInfo
 from worker_runtime.model.tasks.definition import Limit, Retry, task
 from worker_runtime.runtime import Runtime
 from worker_runtime.services.cron import CronInfo, cron

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from datetime import datetime
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -12,14 +11,12 @@ from worker_runtime.engine.table import JobTable
 from worker_runtime.errors import InvalidJob, UnknownJob
 from worker_runtime.model.job import (
     TERMINAL_STATES,
-    AttemptRecord,
     Job,
     JobInfo,
-    Reason,
     State,
     describe,
-    utc,
 )
+from worker_runtime.model.snapshot import AttemptInfo, attempts_of
 from worker_runtime.stores import Archive, Store
 
 if TYPE_CHECKING:
@@ -33,20 +30,6 @@ class JobPage(msgspec.Struct, frozen=True):
 
     jobs: list[JobInfo]
     cursor: str | None
-
-
-class AttemptInfo(msgspec.Struct, frozen=True):
-    """One run of a job, as others see it. `ended_at` is None while it runs; `error` and what stands
-    with it are None where nothing went wrong."""
-
-    number: int
-    started_at: datetime | None
-    ended_at: datetime | None
-    reason: Reason | None = None
-    error_type: str | None = None
-    error: str | None = None
-    traceback: str | None = None
-    note: str | None = None
 
 
 class JobDetail(JobInfo, frozen=True):
@@ -165,27 +148,3 @@ class Inspection:
 def detail_of(job: Job) -> JobDetail:
     """The public snapshot of `job` with its attempts."""
     return JobDetail(**msgspec.structs.asdict(describe(job)), attempts=attempts_of(job))
-
-
-def attempts_of(job: Job) -> tuple[AttemptInfo, ...]:
-    """The attempts of `job`, oldest first, a running one included."""
-    earlier = [] if job.activity is None else job.activity.attempts
-    attempts = [_attempt_info(record) for record in earlier]
-    if job.started_at is not None:
-        last = AttemptRecord(job.attempt, job.started_at, job.ended_at or 0.0, job.failure)
-        attempts.append(_attempt_info(last))
-    return tuple(attempts)
-
-
-def _attempt_info(record: AttemptRecord) -> AttemptInfo:
-    failure = record.failure
-    return AttemptInfo(
-        number=record.number,
-        started_at=utc(record.started_at),
-        ended_at=utc(record.ended_at or None),
-        reason=None if failure is None else failure.reason,
-        error_type=None if failure is None else failure.error_type,
-        error=None if failure is None else failure.error,
-        traceback=None if failure is None else failure.traceback,
-        note=None if failure is None else failure.note,
-    )

@@ -16,13 +16,12 @@ from prometheus_client import Metric
 
 from worker_runtime.acceptance.handle import JobHandle
 from worker_runtime.acceptance.options import Call, EnqueueOptions
+from worker_runtime.contracts.job_documents import BatchItem, NewJob
 from worker_runtime.errors import InvalidJob, Unavailable, UnknownJob, WorkerRuntimeError
 from worker_runtime.model.job import CANCELLED, Job, State
 from worker_runtime.runtime import Runtime
 from worker_runtime.settings import Settings
 from worker_runtime.web.native.documents import (
-    BatchItem,
-    NewJob,
     document_of,
     options_of,
     shown_job,

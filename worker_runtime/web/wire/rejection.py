@@ -10,6 +10,7 @@ from aiohttp import hdrs, web
 from aiohttp.web_protocol import RequestPayloadError
 
 from worker_runtime import errors
+from worker_runtime.contracts.error_codes import status_and_code
 
 
 class Rejection(Exception):
@@ -37,34 +38,16 @@ class Rejection(Exception):
         self.fields = fields or {}
 
 
-# The first class that fits counts, so subclasses come before their bases.
-_STATUS_OF: tuple[tuple[type[BaseException], int, str], ...] = (
-    (errors.InvalidArguments, 422, "invalid_arguments"),
-    (errors.InvalidJob, 422, "invalid_job"),
-    (errors.UnknownTask, 404, "unknown_task"),
-    (errors.UnknownQueue, 404, "unknown_queue"),
-    (errors.UnknownJob, 404, "unknown_job"),
-    (errors.JobConflict, 409, "job_conflict"),
-    (errors.InvalidTransition, 409, "invalid_transition"),
-    (errors.PayloadTooLarge, 413, "payload_too_large"),
-    (errors.QueueFull, 503, "queue_full"),
-    (errors.Overloaded, 503, "overloaded"),
-    (errors.StoreUnavailable, 503, "store_unavailable"),
-    (errors.ShuttingDown, 503, "shutting_down"),
-    (errors.Unavailable, 503, "unavailable"),
-)
-
-
 def rejection_of(error: BaseException) -> Rejection:
     """The rejection that `error` amounts to. One we did not expect is 500 and says nothing."""
     if isinstance(error, Rejection):
         return error
-    for kind, status, code in _STATUS_OF:
-        if isinstance(error, kind):
-            if isinstance(error, errors.Unavailable):
-                retry_after = {"Retry-After": str(max(1, round(error.retry_after_s)))}
-                return Rejection(status, code, str(error), retry_after, _outlook(error))
-            return Rejection(status, code, str(error))
+    known = status_and_code(error)
+    if known is not None:
+        if isinstance(error, errors.Unavailable):
+            retry_after = {"Retry-After": str(max(1, round(error.retry_after_s)))}
+            return Rejection(*known, str(error), retry_after, _outlook(error))
+        return Rejection(*known, str(error))
     if isinstance(error, web.HTTPException):
         allow = error.headers.get(hdrs.ALLOW)
         headers = None if allow is None else {"Allow": allow}
