@@ -24,9 +24,9 @@ from pydantic import BaseModel
 
 from benchmarks import serving
 from worker_runtime import Runtime, Settings, State, task
+from worker_runtime.contracts.job_documents import BatchItem, JobDocument, NewJob
 from worker_runtime.standalone.server import set_collector
 from worker_runtime.web import build_app
-from worker_runtime.web.native.documents import BatchItem, JobDocument, NewJob
 from worker_runtime.web.sandbox.dialect import TaskAnswer, TaskRequest
 
 

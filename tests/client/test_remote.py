@@ -300,3 +300,16 @@ async def test_run_refuses_to_wait_for_itself() -> None:
 
         with pytest.raises(RuntimeError, match="await instead"):
             blocking.run(inside())
+
+
+async def test_what_is_not_said_about_a_job_is_not_sent() -> None:
+    sent: list[Any] = []
+
+    async def read(request: web.Request) -> web.StreamResponse:
+        sent.append(await request.json())
+        return web.json_response({"code": "unknown_task", "detail": "no"}, status=404)
+
+    async with between(read) as url, Client(url, retries=IMPATIENT) as client:
+        with pytest.raises(UnknownTask):
+            await client.options(job_id="one", timeout_s=None).enqueue("renamed", 1)
+    assert sent == [{"task": "renamed", "args": [1], "kwargs": {}, "id": "one", "timeout_s": None}]

@@ -16,7 +16,7 @@ from worker_runtime.contracts.guides import GUIDES
 from worker_runtime.web import mount
 from worker_runtime.web.app import DIALECTS
 from worker_runtime.web.native.dialect import Native
-from worker_runtime.web.wire.bodies.reading import Dialect
+from worker_runtime.web.wire.dialect import Dialect
 
 TOKEN = "s3cret-ü"
 

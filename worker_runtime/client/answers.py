@@ -1,4 +1,5 @@
-"""What a client of the native API sends and reads: requests, job snapshots, refusals as errors."""
+"""What a client of the native API writes, and what it makes of an answer: the value in it, or the
+error that a refusal stands for."""
 
 from __future__ import annotations
 
@@ -10,26 +11,10 @@ from typing import Any
 import msgspec
 
 from worker_runtime import errors
+from worker_runtime.contracts.error_codes import error_class
 from worker_runtime.contracts.fetch import Fetched, FetchFailed
-from worker_runtime.model.snapshot import JobInfo
+from worker_runtime.contracts.job_documents import NewJob
 
-_ERROR_OF_CODE: dict[str, type[errors.Refused | errors.UnknownJob | errors.InvalidTransition]] = {
-    "invalid_arguments": errors.InvalidArguments,
-    "invalid_body": errors.InvalidJob,
-    "invalid_job": errors.InvalidJob,
-    "invalid_query": errors.InvalidJob,
-    "invalid_transition": errors.InvalidTransition,
-    "job_conflict": errors.JobConflict,
-    "overloaded": errors.Overloaded,
-    "payload_too_large": errors.PayloadTooLarge,
-    "queue_full": errors.QueueFull,
-    "shutting_down": errors.ShuttingDown,
-    "store_unavailable": errors.StoreUnavailable,
-    "unavailable": errors.Unavailable,
-    "unknown_job": errors.UnknownJob,
-    "unknown_queue": errors.UnknownQueue,
-    "unknown_task": errors.UnknownTask,
-}
 _RETRY_AFTER_MAX_S = 3600.0
 
 
@@ -45,26 +30,10 @@ class RequestFailed(errors.WorkerRuntimeError):
         self.status = status
 
 
-class JobSnapshot(JobInfo, frozen=True):
-    """A job as the worker showed it. `result` is still encoded."""
-
-    result: msgspec.Raw = msgspec.Raw(b"null")
-    result_error: str | None = None
-
-    @property
-    def is_ended(self) -> bool:
-        return self.ended_at is not None
-
-
-class JobPage(msgspec.Struct, frozen=True):
-    jobs: list[JobSnapshot]
-    cursor: str | None
-
-
-def encoded(body: dict[str, Any]) -> msgspec.Raw:
-    """The body as JSON. Raises InvalidArguments for arguments that have no JSON form."""
+def encoded(new: NewJob) -> msgspec.Raw:
+    """The job to be as JSON. Raises InvalidArguments for arguments that have no JSON form."""
     try:
-        return msgspec.Raw(msgspec.json.encode(body))
+        return msgspec.Raw(msgspec.json.encode(new))
     except (TypeError, ValueError, OverflowError, RecursionError) as error:
         raise errors.InvalidArguments(f"arguments cannot be encoded: {error}") from None
 
@@ -86,7 +55,7 @@ def error_of(answer: Fetched) -> errors.WorkerRuntimeError:
     if not isinstance(problem, dict):
         return RequestFailed(answer.status, answer.text())
     message = str(problem.get("detail", answer.text()))
-    kind = _ERROR_OF_CODE.get(str(problem.get("code")))
+    kind = error_class(str(problem.get("code")))
     if kind is None:
         return RequestFailed(answer.status, message)
     if issubclass(kind, errors.Unavailable):

@@ -20,8 +20,6 @@ import aiohttp
 import msgspec
 
 from worker_runtime.client.answers import (
-    JobPage,
-    JobSnapshot,
     WorkerUnreachable,
     decode,
     encoded,
@@ -30,6 +28,7 @@ from worker_runtime.client.answers import (
     retry_after_s,
 )
 from worker_runtime.contracts.fetch import Fetched, FetchFailed, fetch
+from worker_runtime.contracts.job_documents import JobSnapshot, NewJob, SnapshotPage
 from worker_runtime.errors import JobCancelled, JobFailed, WorkerRuntimeError
 from worker_runtime.model.context import JobContext
 from worker_runtime.model.job_id import JobIds
@@ -170,11 +169,11 @@ class Client:
         task: str | None = None,
         limit: int = 100,
         cursor: str | None = None,
-    ) -> JobPage:
+    ) -> SnapshotPage:
         """Up to `limit` jobs that match, newest first. Raises InvalidJob."""
         given = {"state": state, "queue": queue, "task": task, "limit": limit, "cursor": cursor}
         query = urlencode({name: value for name, value in given.items() if value is not None})
-        page: JobPage = await self._get(f"/jobs?{query}", JobPage)
+        page: SnapshotPage = await self._get(f"/jobs?{query}", SnapshotPage)
         return page
 
     async def queues(self) -> list[QueueInfo]:
@@ -215,11 +214,11 @@ class Client:
     async def _enqueue(
         self, options: dict[str, Any], task: TaskRef, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> RemoteJob[Any]:
-        body = {"id": self._ids.make(time.time()), **options, "task": name_of(task)}
-        body |= {"args": args, "kwargs": kwargs}
-        answer = await self._request(
-            "POST", "/jobs", encoded(body), retried_for_s=options.get("expires_s", math.inf)
-        )
+        """`options` are fields of the new job."""
+        given = {"id": self._ids.make(time.time()), **options}
+        new = NewJob(name_of(task), list(args), kwargs, **given)
+        retried_for_s = math.inf if new.expires_s is None else new.expires_s
+        answer = await self._request("POST", "/jobs", encoded(new), retried_for_s=retried_for_s)
         return RemoteJob(self, decode(answer, JobSnapshot), result_type(task))
 
     async def _act_on_queue(self, queue: str, verb: str) -> QueueInfo:

@@ -22,17 +22,11 @@ from worker_runtime.web.operations.answers import cross_origin
 from worker_runtime.web.operations.dialect import Operations
 from worker_runtime.web.sandbox.dialect import Sandbox
 from worker_runtime.web.vera.dialect import Vera
-from worker_runtime.web.wire.bodies.reading import (
-    JSON_TYPE,
-    Dialect,
-    Handler,
-    Refuse,
-    Rejection,
-    encode_json,
-    guarded,
-    problem,
-)
+from worker_runtime.web.wire.bodies.answers import encode_json, problem
+from worker_runtime.web.wire.bodies.media import JSON_TYPE
 from worker_runtime.web.wire.connection import expecting
+from worker_runtime.web.wire.dialect import Dialect, Handler, Refuse, guarded
+from worker_runtime.web.wire.rejection import Rejection
 
 NATIVE_PREFIX = "/v1"
 

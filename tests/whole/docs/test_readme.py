@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.helpers import ROOT, free_port, run_program
+from worker_runtime.environment import variables_of
 from worker_runtime.settings import Settings
 
 README = (ROOT / "README.md").read_text()

@@ -17,22 +17,23 @@ from prometheus_client import Metric
 from worker_runtime.acceptance.call import Call
 from worker_runtime.acceptance.handle import JobHandle
 from worker_runtime.acceptance.options import EnqueueOptions
+from worker_runtime.contracts.job_documents import BatchItem, NewJob
 from worker_runtime.errors import InvalidJob, Unavailable, UnknownJob, WorkerRuntimeError
 from worker_runtime.model.job import Job
 from worker_runtime.model.states import CANCELLED, State
 from worker_runtime.runtime import Runtime
 from worker_runtime.settings import Settings
 from worker_runtime.web.native.documents import (
-    BatchItem,
-    NewJob,
     document_of,
     options_of,
     shown_job,
     task_document,
 )
-from worker_runtime.web.wire.bodies import reading as wire
-from worker_runtime.web.wire.bodies.reading import Body, Rejection, answer, rejection_of
+from worker_runtime.web.wire.bodies.answers import answer, encode_json, problem
+from worker_runtime.web.wire.bodies.media import is_msgpack, media_type, wants_msgpack
+from worker_runtime.web.wire.bodies.reading import Body, read_body
 from worker_runtime.web.wire.query import number
+from worker_runtime.web.wire.rejection import Rejection, problem_document, rejection_of
 from worker_runtime.web.wire.uptime import uptime_s
 from worker_runtime.web.wire.waits import JobWaits
 
@@ -97,7 +98,7 @@ class Native:
         return None
 
     def refuse(self, request: web.BaseRequest, rejection: Rejection) -> web.Response:
-        return wire.problem(request, rejection)
+        return problem(request, rejection)
 
     async def open(self) -> None:
         pass
@@ -125,7 +126,7 @@ class Native:
         job = await self._runtime.job(request.match_info["id"])
         if wait_s:
             await self._ended_within(job, wait_s)
-        packed = wire.wants_msgpack(request)
+        packed = wants_msgpack(request)
         return answer(request, shown_job(job, packed=packed, bytes_max=self._result_bytes_max))
 
     async def _list(self, request: web.Request) -> web.Response:
@@ -184,7 +185,7 @@ class Native:
     async def _create_batch(self, request: web.Request) -> web.Response:
         """One answer per item, in order: each is accepted or refused on its own."""
         wait_s = _wait_s(request)
-        lines = wire.media_type(request) in _NDJSON_TYPES
+        lines = media_type(request) in _NDJSON_TYPES
         items = await self._read_batch(request, lines=lines)
         if len(items) > BATCH_JOBS_MAX:
             detail = f"a batch may have {BATCH_JOBS_MAX} jobs, not {len(items)}"
@@ -192,10 +193,10 @@ class Native:
         outcomes = await self._enqueue_batch(items)
         if wait_s:
             await self._all_ended_within(outcomes, wait_s)
-        packed = not lines and wire.wants_msgpack(request)
+        packed = not lines and wants_msgpack(request)
         answers = [self._item_answer(outcome, packed=packed) for outcome in outcomes]
         if lines:
-            body = b"".join(wire.encode_json(item) + b"\n" for item in answers)
+            body = b"".join(encode_json(item) + b"\n" for item in answers)
             return web.Response(body=body, content_type=NDJSON_TYPE)
         return answer(request, answers)
 
@@ -204,8 +205,8 @@ class Native:
     ) -> Sequence[NewJob | Rejection]:
         """The items, those that cannot be decoded as their rejections. Raises Rejection where the
         body as a whole cannot be."""
-        packed = False if lines else wire.is_msgpack(request)
-        data = await wire.read_body(request, self._bytes_max)
+        packed = False if lines else is_msgpack(request)
+        data = await read_body(request, self._bytes_max)
         if lines:
             raw = [line for line in data.splitlines() if line.strip()]
             return [self._decode_item(line) for line in raw]
@@ -249,7 +250,7 @@ class Native:
             document = document_of(job, packed=packed, bytes_max=self._result_bytes_max)
             return BatchItem(200 if job.is_ended else 202, document)
         rejection = rejection_of(outcome)
-        return BatchItem(rejection.status, None, wire.problem_document(rejection))
+        return BatchItem(rejection.status, None, problem_document(rejection))
 
     # Queues and tasks
 
@@ -311,7 +312,7 @@ class Native:
         status: int,
         headers: Mapping[str, str] | None = None,
     ) -> web.Response:
-        packed = wire.wants_msgpack(request)
+        packed = wants_msgpack(request)
         document = document_of(job, packed=packed, bytes_max=self._result_bytes_max)
         return answer(request, document, status, headers)
 

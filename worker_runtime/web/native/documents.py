@@ -2,46 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from datetime import datetime
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
 
 from worker_runtime.acceptance.handle import JobHandle
 from worker_runtime.acceptance.options import WIRE, EnqueueOptions, enqueue_options
+from worker_runtime.contracts.job_documents import JobDocument, NewJob, ShownJob
 from worker_runtime.errors import InvalidJob
 from worker_runtime.model.job import Job
-from worker_runtime.model.snapshot import AttemptInfo, JobInfo, attempts_of, described_as
+from worker_runtime.model.snapshot import attempts_of, described_as
 from worker_runtime.model.states import COMPLETED, PRIORITY_NAMES, Priority
 from worker_runtime.model.tasks.definition import TaskDefinition
 from worker_runtime.model.tasks.signature import Signature
-from worker_runtime.web.wire.bodies.reading import encode_json, encode_msgpack
-
-
-class NewJob(msgspec.Struct, forbid_unknown_fields=True, gc=False):
-    """A job to be. All but `task` may be left out; then it is as the task's policy says.
-
-    `timeout_s: null` means no limit. `at` is a time with an offset, instead of `delay_s`. `after`
-    names kept jobs that have to complete first. `Runtime.options` says what the rest means.
-    """
-
-    task: str
-    args: list[Any] = []
-    kwargs: dict[str, Any] | None = None
-    id: str | None = None
-    queue: str | None = None
-    priority: str | None = None
-    delay_s: float | None = None
-    at: datetime | None = None
-    timeout_s: float | msgspec.UnsetType | None = msgspec.UNSET
-    result_ttl_s: float | msgspec.UnsetType = msgspec.UNSET
-    expires_s: float | None = None
-    label: str | None = None
-    key: str | None = None
-    unique_key: str | None = None
-    unique_for_s: float | None = None
-    after: tuple[str, ...] = ()
+from worker_runtime.web.wire.bodies.answers import encode_json, encode_msgpack
 
 
 def options_of(new: NewJob, after: Sequence[JobHandle[Any]] = ()) -> EnqueueOptions:
@@ -71,28 +46,6 @@ def _priority(name: str) -> Priority:
         return Priority.named(name[:40])
     except ValueError as error:
         raise InvalidJob(str(error)) from None
-
-
-class JobDocument(JobInfo, frozen=True, gc=False):
-    """A job with its result. `result_error` says why there is none, where it cannot be shown: a
-    job enqueued in Python may return what has no encoding, or one too large."""
-
-    result: Any = None
-    result_error: str | None = None
-
-
-class ShownJob(JobDocument, frozen=True):
-    """A job asked for by its id: with its attempts, oldest first."""
-
-    attempts: tuple[AttemptInfo, ...] = ()
-
-
-class BatchItem(msgspec.Struct, omit_defaults=True, gc=False):
-    """The answer to one job of a batch, as it would have been on its own."""
-
-    status: int
-    job: JobDocument | None = None
-    problem: Mapping[str, Any] | None = None
 
 
 def document_of(job: Job, *, packed: bool, bytes_max: int) -> JobDocument:

@@ -7,7 +7,8 @@ from typing import Any
 
 from aiohttp import hdrs, web
 
-from worker_runtime.web.wire.bodies.reading import OPEN_JSON_HEADERS, Rejection, encode_json
+from worker_runtime.web.wire.bodies.answers import OPEN_JSON_HEADERS, encode_json
+from worker_runtime.web.wire.rejection import Rejection
 
 BUSY_RETRY_AFTER_S = 5
 

@@ -57,7 +57,8 @@ from worker_runtime.web.operations.live import LiveOperations
 from worker_runtime.web.operations.metrics import OperationMetrics
 from worker_runtime.web.operations.registrar import Registrar, RegistrarTimes
 from worker_runtime.web.operations.request_shape import RequestShape
-from worker_runtime.web.wire.bodies.reading import Body, Rejection
+from worker_runtime.web.wire.bodies.reading import Body
+from worker_runtime.web.wire.rejection import Rejection
 
 logger = logging.getLogger("worker_runtime.operations")
 

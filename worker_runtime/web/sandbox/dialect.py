@@ -30,13 +30,9 @@ from worker_runtime.runtime import Runtime
 from worker_runtime.settings import Settings
 from worker_runtime.web.sandbox.metrics import SandboxMetrics
 from worker_runtime.web.sandbox.simulated_task import TASK_NAME, simulation_of
-from worker_runtime.web.wire.bodies.reading import (
-    OPEN_JSON_HEADERS,
-    Body,
-    Rejection,
-    encode_json,
-    rejection_of,
-)
+from worker_runtime.web.wire.bodies.answers import OPEN_JSON_HEADERS, encode_json
+from worker_runtime.web.wire.bodies.reading import Body
+from worker_runtime.web.wire.rejection import Rejection, rejection_of
 from worker_runtime.web.wire.uptime import uptime_s
 from worker_runtime.web.wire.waits import JobWaits
 

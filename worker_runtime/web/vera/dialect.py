@@ -30,14 +30,10 @@ from worker_runtime.settings import Settings
 from worker_runtime.web.vera.log_lines import TaskLog
 from worker_runtime.web.vera.metrics import VeraMetrics
 from worker_runtime.web.vera.submission import FieldErrors, Submission, field_error, read_submission
-from worker_runtime.web.wire.bodies.reading import (
-    JSON_HEADERS,
-    Body,
-    Rejection,
-    encode_json,
-    is_msgpack,
-    read_body,
-)
+from worker_runtime.web.wire.bodies.answers import JSON_HEADERS, encode_json
+from worker_runtime.web.wire.bodies.media import is_msgpack
+from worker_runtime.web.wire.bodies.reading import Body, read_body
+from worker_runtime.web.wire.rejection import Rejection
 from worker_runtime.web.wire.uptime import uptime_s
 from worker_runtime.web.wire.waits import JobWaits
 

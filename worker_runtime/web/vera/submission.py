@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from worker_runtime.web.wire.bodies.reading import Rejection
+from worker_runtime.web.wire.rejection import Rejection
 
 _INPUT_CHARS_MAX = 200
 

@@ -11,7 +11,9 @@ from typing import Any
 from aiohttp import HttpVersion11, hdrs, web
 from aiohttp.http_exceptions import InvalidURLError
 
-from worker_runtime.web.wire.bodies.reading import Refuse, Rejection, problem, rejection_of
+from worker_runtime.web.wire.bodies.answers import problem
+from worker_runtime.web.wire.dialect import Refuse
+from worker_runtime.web.wire.rejection import Rejection, rejection_of
 
 logger = logging.getLogger("worker_runtime.web")
 

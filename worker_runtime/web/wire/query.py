@@ -6,7 +6,7 @@ import re
 
 from aiohttp import web
 
-from worker_runtime.web.wire.bodies.reading import Rejection
+from worker_runtime.web.wire.rejection import Rejection
 
 # Decimal notation. Python's own float() also takes ` 1`, `1_0` and the digits of every script.
 _NUMBER = re.compile(r"-?([0-9]{1,20}\.?[0-9]{0,20}|\.[0-9]{1,20})([eE]-?[0-9]{1,3})?")

@@ -12,15 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from worker_runtime import Runtime, errors, task
-from worker_runtime.web.wire.bodies.reading import (
-    Body,
-    Rejection,
-    is_msgpack,
-    problem_document,
-    rejection_of,
-    wants_msgpack,
-)
+from worker_runtime.web.wire.bodies.media import is_msgpack, wants_msgpack
+from worker_runtime.web.wire.bodies.reading import Body
 from worker_runtime.web.wire.query import number
+from worker_runtime.web.wire.rejection import Rejection, problem_document, rejection_of
 from worker_runtime.web.wire.waits import JobWaits
 
 

@@ -1,0 +1,88 @@
+"""What a dialect is, and what stands round each of its handlers: the token, and errors as answers.
+
+What a refusal looks like in an answer is the dialect's own affair (`Dialect.refuse`).
+"""
+
+from __future__ import annotations
+
+import hmac
+import logging
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from typing import Any, Protocol
+
+from aiohttp import hdrs, web
+from prometheus_client import Metric
+
+from worker_runtime.web.wire.bodies.media import unsupported_encoding
+from worker_runtime.web.wire.rejection import Rejection, rejection_of
+
+logger = logging.getLogger("worker_runtime.web")
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+Refuse = Callable[[web.BaseRequest, Rejection], web.Response]
+
+
+class Dialect(Protocol):
+    """One HTTP contract. It gets a runtime and its settings and offers this; `app` does the rest.
+
+    routes            `web.get(path, handler)` and the like, paths from the root. Handlers may raise
+                      anything that `rejection_of` knows: `refuse` gives it the dialect's shape
+    health            its fields of `GET /health`; called for each request, so it must not block
+    collect           its Prometheus metrics, read at each scrape
+    metrics_document  the JSON form of `GET /metrics`, where the contract has one, else None
+    refuse            an answer in the dialect's shape
+    open, close       around the life of the app
+    open_paths        its paths that are served without the token
+    """
+
+    name: str
+    open_paths: frozenset[str]
+
+    def routes(self) -> Sequence[web.RouteDef]: ...
+    def health(self) -> Mapping[str, Any]: ...
+    def collect(self) -> Iterable[Metric]: ...
+    def metrics_document(self) -> Mapping[str, Any] | None: ...
+    def refuse(self, request: web.BaseRequest, rejection: Rejection) -> web.Response: ...
+    async def open(self) -> None: ...
+    async def close(self) -> None: ...
+
+
+# Asked only once a body could not be decoded: the header costs a request that has none nothing.
+_NOT_DECODED = frozenset({"malformed_body", "invalid_body", "invalid_config", "too_deep"})
+
+
+def guarded(handler: Handler, refuse: Refuse, token: str | None = None) -> Handler:
+    """`handler` with its errors turned into answers and, with a `token`, asked for it first.
+
+    Guarantees that nothing but an answer, a cancellation or a broken connection leaves it.
+    """
+    expected = None if token is None else token.encode()
+
+    async def guard(request: web.Request) -> web.StreamResponse:
+        try:
+            if expected is not None:
+                _check_token(request, expected)
+            return await handler(request)
+        except ConnectionError:  # nobody is left to answer
+            raise
+        except Exception as error:
+            rejection = rejection_of(error)
+            if rejection.status == 500 and not isinstance(error, Rejection):
+                logger.exception("%s %s failed", request.method, request.path)
+            if rejection.code in _NOT_DECODED:
+                rejection = unsupported_encoding(request) or rejection
+            return refuse(request, rejection)
+
+    return guard
+
+
+def _check_token(request: web.BaseRequest, expected: bytes) -> None:
+    scheme, _, given = request.headers.get(hdrs.AUTHORIZATION, "").partition(" ")
+    same = hmac.compare_digest(given.strip().encode("utf-8", "surrogateescape"), expected)
+    if scheme.lower() != "bearer" or not same:
+        raise Rejection(
+            401,
+            "unauthorized",
+            "this worker needs its token: `Authorization: Bearer ...`",
+            {"WWW-Authenticate": 'Bearer realm="worker_runtime"'},
+        )
