@@ -18,6 +18,7 @@ from worker_runtime.model.job import Job
 from worker_runtime.model.outcome import Outcome, OutcomeKind
 from worker_runtime.model.registry import TaskRegistry
 from worker_runtime.model.states import RUNNING, Reason, StopReason
+from worker_runtime.sharing.watched import WatchedJobs
 from worker_runtime.stores.redis.lookup import UNKNOWN_FUNCTION
 from worker_runtime.stores.redis.manner import Claimed
 from worker_runtime.stores.redis.store import RedisStore
@@ -47,6 +48,7 @@ class Admission:
         store: RedisStore,
         registry: TaskRegistry,
         table: JobTable,
+        watched: WatchedJobs,
         intake: Intake,
         dispatcher: Dispatcher,
         finisher: Finisher,
@@ -59,6 +61,7 @@ class Admission:
         self._store = store
         self._registry = registry
         self._table = table
+        self._watched = watched
         self._intake = intake
         self._dispatcher = dispatcher
         self._finisher = finisher
@@ -153,7 +156,7 @@ class Admission:
         job.crashes = claimed.crashes
         job.priority = claimed.priority
         job.due_at = 0.0
-        return self._store.lookup.known(job)
+        return self._watched.known(job)
 
     def _may_run_after_crash(self, lane: Lane, claimed: Claimed, found: WireJob) -> bool:
         if not claimed.crashes:
@@ -201,7 +204,7 @@ class Admission:
         enqueued_s = lease.enqueued_ms / 1000
         job = Job(lease.job_id, task, args, kwargs, lane.name, claimed.priority, 0, enqueued_s)
         job.attempt = lease.tries
-        return self._store.lookup.known(job)
+        return self._watched.known(job)
 
     def _tell_unknown(self, function: str) -> None:
         if function not in self._unknown_told and len(self._unknown_told) < 1000:

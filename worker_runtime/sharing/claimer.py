@@ -85,8 +85,6 @@ class Claimer:
         store, loop = self._store, asyncio.get_running_loop()
         store.on_room = self._news.set
         store.on_lost = self._lost
-        store.lookup.on_ended = self._ended_elsewhere
-        store.lookup.is_running_here = self._table.jobs.__contains__
         self._tasks = [
             loop.create_task(self._claim_loop(), name="claimer"),
             loop.create_task(self._listen(), name="claimer-wake"),
@@ -321,10 +319,6 @@ class Claimer:
         self._progress_seen = seen
         if changed:
             await self._store.lookup.show_progress(changed)
-
-    def _ended_elsewhere(self, job: Job) -> None:
-        self._table.jobs[job.id] = job
-        self._table.retire(job, None)
 
     def _lost(self, job_ids: list[str]) -> None:
         """Somebody else holds these jobs: what runs here no longer counts."""

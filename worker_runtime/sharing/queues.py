@@ -20,6 +20,7 @@ from worker_runtime.settings import Settings
 from worker_runtime.sharing.claimed import Admission
 from worker_runtime.sharing.claimer import Claimer
 from worker_runtime.sharing.health_key import HealthKey
+from worker_runtime.sharing.watched import WatchedJobs
 from worker_runtime.stores.redis.store import RedisStore
 from worker_runtime.stores.shared import SharedSetup
 
@@ -69,10 +70,12 @@ class SharedQueues:
             lane.capacity = store.capacities.get(lane.name, _UNBOUNDED)
         served = {n: lane for n, lane in lanes.items() if not setup.serves or n in setup.serves}
         self._lines = [(name, int(p), key) for name in served for p, key in store.keys(name)]
+        self.watched = WatchedJobs(store, table)
         self.admission = Admission(
             store,
             registry,
             table,
+            self.watched,
             intake,
             dispatcher,
             finisher,
@@ -105,6 +108,7 @@ class SharedQueues:
         """Take nothing more; give back what did not start."""
         await self.claimer.stop()
         await self.health.stop()
+        await self.watched.stop()
 
     async def enqueue(self, jobs: Sequence[Job]) -> list[tuple[Job, bool]]:
         """Put jobs into the store. For each: its record, and whether it is new. Raises Refused;
@@ -116,7 +120,7 @@ class SharedQueues:
                 job.task.tally.accepted += 1
                 if self._events.subscriptions:
                     self._events.emit(job, job.created_at)
-                self.store.lookup.remember(job)
+                self.watched.remember(job)
                 records.append((job, True))
             else:
                 records.append((await self._known(job), False))
@@ -133,7 +137,7 @@ class SharedQueues:
     def watch(self, job: Job) -> None:
         """Somebody waits for this job, wherever it runs."""
         if self._table.jobs.get(job.id) is not job and not job.is_ended:
-            self.store.lookup.watch(job)
+            self.watched.watch(job)
 
     def look_again(self) -> None:
         self.claimer.wake()

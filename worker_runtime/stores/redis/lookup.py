@@ -1,10 +1,8 @@
-"""Jobs in Redis seen and acted on from outside: find, list, cancel, retry, wait for the end."""
+"""Jobs in Redis seen and acted on from outside: find, list, cancel, retry, see the end."""
 
 from __future__ import annotations
 
-import asyncio
 import heapq
-import logging
 import time
 import zlib
 from collections.abc import Callable, Iterable, Sequence
@@ -20,7 +18,6 @@ from worker_runtime.model.outcome import Transition
 from worker_runtime.model.states import CANCELLED, FAILED, QUEUED, RUNNING, SCHEDULED, Reason
 from worker_runtime.model.tasks.definition import TaskDefinition
 from worker_runtime.stores.redis.leases import Lease
-from worker_runtime.stores.redis.location import end_tasks
 from worker_runtime.stores.redis.script import Script
 from worker_runtime.stores.redis.wire.layout import (
     DEAD_INDEX,
@@ -36,13 +33,8 @@ from worker_runtime.stores.redis.wire.layout import (
 )
 from worker_runtime.stores.redis.wire.records import Records, fill_ended, vanished
 
-logger = logging.getLogger("worker_runtime.redis")
-
 UNKNOWN_FUNCTION = "<unknown>"
-_POLL_FIRST_S = 0.005
-_POLL_MAX_S = 0.5
 _LISTED_MAX = 10_000
-_REMEMBERED_MAX = 10_000
 _PER_CALL = 200
 _PROGRESS_TTL_MS = 3_600_000
 
@@ -57,17 +49,8 @@ class Lookup:
         self._records = records
         self._cancel = Script("cancel")
         self._retry = Script("retry")
-        self._watched: dict[str, Job] = {}
-        self._enqueued: dict[str, Job] = {}
-        self._watcher: asyncio.Task[None] | None = None
         self.lines: Lines = ()
         self.find_task: Callable[[str], TaskDefinition] = _no_tasks
-        self.on_ended: Callable[[Job], None] = _nothing
-        self.is_running_here: Callable[[str], bool] = _no
-
-    async def close(self) -> None:
-        if self._watcher is not None:
-            await end_tasks([self._watcher])
 
     async def find(self, job_id: str) -> Job | None:
         """Raises StoreUnavailable."""
@@ -230,76 +213,25 @@ class Lookup:
                 pipe.set(PROGRESS_PREFIX + job.id, encoded, px=_PROGRESS_TTL_MS)
         await pipe.execute()
 
-    def remember(self, job: Job) -> None:
-        """A job that was enqueued here: if it is claimed here too, its record is this one."""
-        self._enqueued[job.id] = job
-        if len(self._enqueued) > _REMEMBERED_MAX:
-            del self._enqueued[next(iter(self._enqueued))]
-
-    def known(self, job: Job) -> Job:
-        """The record that somebody here holds of this job, brought up to date; else `job`."""
-        held = self._enqueued.pop(job.id, None) or self._watched.get(job.id)
-        if held is None or held.is_ended:
-            return job
-        held.args, held.kwargs = job.args, job.kwargs
-        held.task, held.attempt, held.crashes = job.task, job.attempt, job.crashes
-        held.priority, held.due_at = job.priority, job.due_at
-        return held
-
-    def watch(self, job: Job) -> None:
-        """Look for the end of a job that somebody here waits for."""
-        self._watched[job.id] = job
-        if self._watcher is None or self._watcher.done():
-            self._watcher = asyncio.get_running_loop().create_task(
-                self._watch(), name="redis-result-watcher"
-            )
-
-    async def _watch(self) -> None:
-        poll_s = _POLL_FIRST_S
-        missing: dict[str, int] = {}
-        while self._watched:
-            waited = [
-                job_id
-                for job_id, job in self._watched.items()
-                if not self.is_running_here(job_id) and job.waiters
-            ]
-            for job_id, job in list(self._watched.items()):
-                if job.is_ended or not job.waiters:
-                    del self._watched[job_id]
-            try:
-                seen = await self._look(waited, missing) if waited else False
-            except (exceptions.RedisError, OSError) as error:
-                logger.warning("results cannot be looked for: %s", error)
-                seen = False
-            poll_s = _POLL_FIRST_S if seen else min(_POLL_MAX_S, poll_s * 1.5)
-            await asyncio.sleep(poll_s)
-
-    async def _look(self, job_ids: Sequence[str], missing: dict[str, int]) -> bool:
+    async def results(self, job_ids: Sequence[str]) -> list[tuple[bytes | None, bool]]:
+        """Of each job the result that is kept, and whether the job is there to be run. A job may
+        end between the two questions, and seem to have neither. Raises redis errors."""
         pipe = self._client.pipeline(transaction=False)
         for job_id in job_ids:
             pipe.get(RESULT_PREFIX + job_id)
             pipe.exists(JOB_PREFIX + job_id)
         found = await pipe.execute()
-        seen = False
-        for job_id, result, is_kept in zip(job_ids, found[::2], found[1::2], strict=True):
-            job = self._watched.get(job_id)
-            if job is None or job.is_ended or self.is_running_here(job_id):
-                continue
-            if result is not None:
-                try:
-                    fill_ended(job, self._records.wire.decode_result(result))
-                except Unreadable as error:
-                    vanished(job, f"its result cannot be read: {error}")
-            elif not is_kept and missing.get(job_id, 0) >= 1:
-                vanished(job, "it has ended, and its result was not kept")
-            else:
-                missing[job_id] = 0 if is_kept else missing.get(job_id, 0) + 1
-                continue
-            self._watched.pop(job_id, None)
-            missing.pop(job_id, None)
-            self.on_ended(job)
-            seen = True
-        return seen
+        return [(result, bool(kept)) for result, kept in zip(found[::2], found[1::2], strict=True)]
+
+    def end(self, job: Job, result: bytes | None) -> None:
+        """End the record of a job by its result; None: there is none any more."""
+        if result is None:
+            vanished(job, "it has ended, and its result was not kept")
+            return
+        try:
+            fill_ended(job, self._records.wire.decode_result(result))
+        except Unreadable as error:
+            vanished(job, f"its result cannot be read: {error}")
 
 
 def _bare_job(job_id: str, task: TaskDefinition, queue: str, at: float) -> Job:
@@ -313,11 +245,3 @@ def _order(created_at: float, job_id: str) -> int:
 
 def _no_tasks(name: str) -> TaskDefinition:
     raise AssertionError("recover() comes first")
-
-
-def _nothing(_: Job) -> None:
-    pass
-
-
-def _no(_: str) -> bool:
-    return False

@@ -149,7 +149,6 @@ class RedisStore:
         await self._hooks_ended()
         await self.outbox.close(_FLUSH_WITHIN_S)
         await self._hooks_ended()  # those of what was written just now
-        await self.lookup.close()
         await asyncio.get_running_loop().run_in_executor(None, self.leases.stop)
         for client in (self._claim_client, self._outbox_client, self.client):
             await close_client(client)

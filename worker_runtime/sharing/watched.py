@@ -1,0 +1,107 @@
+"""Jobs whose record somebody here holds while they wait, run or end in another process."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Sequence
+
+from worker_runtime.engine.table import JobTable
+from worker_runtime.model.job import Job
+from worker_runtime.stores.redis.location import end_tasks, exceptions
+from worker_runtime.stores.redis.store import RedisStore
+
+logger = logging.getLogger("worker_runtime.redis")
+
+_POLL_FIRST_S = 0.005
+_POLL_MAX_S = 0.5
+_REMEMBERED_MAX = 10_000
+
+
+class WatchedJobs:
+    """Knows the records of jobs that were enqueued here or are waited for here.
+
+    Guarantees: a job that is claimed here is run on the record that its caller holds; one that
+    ends elsewhere ends on that record too, and in the table, so that who waits for it is told.
+    """
+
+    def __init__(self, store: RedisStore, table: JobTable) -> None:
+        self._store = store
+        self._table = table
+        self._watched: dict[str, Job] = {}
+        self._enqueued: dict[str, Job] = {}
+        self._watcher: asyncio.Task[None] | None = None
+        self._is_stopped = False
+
+    async def stop(self) -> None:
+        """Look no more. Who waits for a job that runs elsewhere is not told of its end."""
+        self._is_stopped = True
+        if self._watcher is not None:
+            await end_tasks([self._watcher])
+
+    def remember(self, job: Job) -> None:
+        """A job that was enqueued here: if it is claimed here too, its record is this one."""
+        self._enqueued[job.id] = job
+        if len(self._enqueued) > _REMEMBERED_MAX:
+            del self._enqueued[next(iter(self._enqueued))]
+
+    def known(self, job: Job) -> Job:
+        """The record that somebody here holds of this job, brought up to date; else `job`."""
+        held = self._enqueued.pop(job.id, None) or self._watched.get(job.id)
+        if held is None or held.is_ended:
+            return job
+        held.args, held.kwargs = job.args, job.kwargs
+        held.task, held.attempt, held.crashes = job.task, job.attempt, job.crashes
+        held.priority, held.due_at = job.priority, job.due_at
+        return held
+
+    def watch(self, job: Job) -> None:
+        """Look for the end of a job that somebody here waits for."""
+        self._watched[job.id] = job
+        if not self._is_stopped and (self._watcher is None or self._watcher.done()):
+            self._watcher = asyncio.get_running_loop().create_task(
+                self._watch(), name="redis-result-watcher"
+            )
+
+    async def _watch(self) -> None:
+        poll_s = _POLL_FIRST_S
+        missing: dict[str, int] = {}
+        while self._watched:
+            waited = [
+                job_id
+                for job_id, job in self._watched.items()
+                if job_id not in self._table.jobs and job.waiters
+            ]
+            for job_id, job in list(self._watched.items()):
+                if job.is_ended or not job.waiters:
+                    del self._watched[job_id]
+            try:
+                seen = await self._look(waited, missing) if waited else False
+            except (exceptions.RedisError, OSError) as error:
+                logger.warning("results cannot be looked for: %s", error)
+                seen = False
+            poll_s = _POLL_FIRST_S if seen else min(_POLL_MAX_S, poll_s * 1.5)
+            await asyncio.sleep(poll_s)
+
+    async def _look(self, job_ids: Sequence[str], missing: dict[str, int]) -> bool:
+        """Whether one of these jobs has ended. `missing` counts the looks that found nothing of a
+        job, of which it takes two: see `Lookup.results`."""
+        lookup = self._store.lookup
+        seen = False
+        for job_id, (result, is_kept) in zip(job_ids, await lookup.results(job_ids), strict=True):
+            job = self._watched.get(job_id)
+            if job is None or job.is_ended or job_id in self._table.jobs:
+                continue
+            if result is not None:
+                lookup.end(job, result)
+            elif not is_kept and missing.get(job_id, 0) >= 1:
+                lookup.end(job, None)
+            else:
+                missing[job_id] = 0 if is_kept else missing.get(job_id, 0) + 1
+                continue
+            self._watched.pop(job_id, None)
+            missing.pop(job_id, None)
+            self._table.jobs[job_id] = job
+            self._table.retire(job, None)
+            seen = True
+        return seen
