@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +21,7 @@ from worker_runtime.engine.attempt import Attempts, Middleware
 from worker_runtime.engine.dispatcher import Dispatcher
 from worker_runtime.engine.draining import Draining
 from worker_runtime.engine.events import EventHub
+from worker_runtime.engine.feed import Feed, OwnQueues
 from worker_runtime.engine.finisher import Finisher
 from worker_runtime.engine.held import HeldJobs
 from worker_runtime.engine.lines.limits import LimitedQueue, Limits
@@ -41,11 +42,14 @@ from worker_runtime.services.overload import OverloadControl
 from worker_runtime.services.resources import Resources
 from worker_runtime.services.watchdog import Watchdog
 from worker_runtime.settings import QueueSettings, Settings
-from worker_runtime.stores import Archive, Store
-from worker_runtime.stores.shared import SharedJobs, SharedSetup
+from worker_runtime.stores.boundary import Store
+from worker_runtime.stores.memory import MemoryStore
+from worker_runtime.stores.shared import SharedSetup
 from worker_runtime.stores.sqlite.store import SqliteStore, SqliteStoreSettings, parse_url
 
 DEFAULT_QUEUE = "default"
+_REDIS_SCHEMES = frozenset({"redis", "rediss", "unix"})
+_UNBOUNDED = 1 << 53
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +60,7 @@ class Parts:
     registry: TaskRegistry
     table: JobTable
     events: EventHub
-    store: Store | None
+    store: Store
     executors: dict[str, Executor]
     lanes: dict[str, Lane]
     attempts: Attempts
@@ -67,8 +71,7 @@ class Parts:
     clock: Clock
     resources: Resources
     overload: OverloadControl
-    archive: Archive | None
-    shared: SharedJobs | None
+    feed: Feed
     acceptance: Acceptance
     inspection: Inspection
     dead_letters: DeadLetters
@@ -82,31 +85,46 @@ def assemble(
     settings: Settings,
     tasks: Tasks,
     middleware: Sequence[Middleware],
-    setup: SharedSetup[Any] | None = None,
+    given: Store | SharedSetup[Any] | None = None,
 ) -> Parts:
-    """Build the parts and connect them. Nothing is opened yet. Raises ConfigurationError."""
+    """Build the parts and connect them. Nothing is opened yet. `given` is a store, or how to work
+    with a shared one; None: the one that the settings name. Raises ConfigurationError."""
+    setup = given if isinstance(given, SharedSetup) else None
+    if given is None and settings.store.partition("://")[0] in _REDIS_SCHEMES:
+        setup = _redis_setup(settings)
+    store = setup.store if setup is not None else given or _store(settings)
+    assert not isinstance(store, SharedSetup)
     registry = TaskRegistry(
         queue=DEFAULT_QUEUE,
         timeout_s=settings.default_task_timeout_s,
         any_name=setup is not None and setup.any_name,
     )
     registry.add_all(tasks)
-    setup = setup or _shared_setup(settings)
-    lanes = _lanes(settings, registry, is_shared=setup is not None)
-    store = _store(settings) if setup is None else setup.store
+    lanes = _lanes(settings, registry, store)
     executors = _executors(settings, registry)
-    _place(registry, executors, is_plain=store is None and not middleware)
+    _place(registry, executors, is_plain=store.recorder is None and not middleware)
     clock, events = Clock(), EventHub()
-    table = _table(settings, setup)
-    attempts = _attempts(settings, middleware, store, setup)
+    table = _table(settings, store)
+    attempts = Attempts(
+        middleware=middleware,
+        recorder=store.recorder,
+        error_bytes_max=settings.error_bytes_max,
+        keeps_late_ends=setup is not None and setup.keeps_late_ends,
+    )
 
-    def requeue(job: Job) -> None:  # the finisher is made before what it hands jobs back to
-        if setup is None:
-            held.submit(job)
-        else:  # it waits in the store, for whoever is free first
-            table.forget(job)
+    def put_back(job: Job) -> None:  # the finisher is made before what it hands jobs back to
+        feed.put_back(job)
 
-    finisher = _finisher(settings, table, events, store, setup, requeue)
+    finisher = Finisher(
+        table,
+        events,
+        recorder=store.recorder,
+        outlives_process=store.outlives_process,
+        requeue=put_back,
+        crashes_max=settings.crashes_max,
+        result_bytes_max=settings.result_bytes_max,
+        must_encode=store.must_encode_results,
+    )
     dispatcher = Dispatcher(
         lanes, attempts, finisher, events, clock, abandoned_max=settings.abandoned_max
     )
@@ -117,23 +135,13 @@ def assemble(
     resources.listeners.append(overload.observe)
     draining = Draining(dispatcher, finisher)
     intake = Intake(registry, table, dispatcher, events, clock, forecast, overload, held)
-    shared = None
+    feed: Feed = OwnQueues(registry, lanes, table, held, draining)
     if setup is not None:
-        shared = _shared_queues(
-            setup,
-            registry=registry,
-            lanes=lanes,
-            table=table,
-            events=events,
-            intake=intake,
-            dispatcher=dispatcher,
-            draining=draining,
-            finisher=finisher,
-            crashes_max=settings.crashes_max,
+        feed = _shared_queues(
+            setup, registry, lanes, table, intake, dispatcher, draining, finisher, settings
         )
-    archive = store if isinstance(store, Archive) else None
-    acceptance = Acceptance(intake, store, shared)
-    inspection = Inspection(table, store, archive, shared)
+    acceptance = Acceptance(intake, store)
+    inspection = Inspection(table, store)
 
     async def enqueue_tick(task: TaskDefinition, job_id: str) -> None:
         await acceptance.accept(EnqueueOptions(job_id=job_id), Call(task.name, (), {}))
@@ -154,13 +162,12 @@ def assemble(
         clock=clock,
         resources=resources,
         overload=overload,
-        archive=archive,
-        shared=shared,
+        feed=feed,
         acceptance=acceptance,
         inspection=inspection,
-        dead_letters=DeadLetters(inspection, table, archive, intake, finisher, shared),
-        cancellation=Cancellation(dispatcher, finisher, held, clock, shared),
-        queues=QueueControl(dispatcher, shared),
+        dead_letters=DeadLetters(inspection, table, store, intake, finisher),
+        cancellation=Cancellation(dispatcher, finisher, held, clock, table, store),
+        queues=QueueControl(dispatcher, feed),
         cron=CronService(schedules_of(registry), enqueue=enqueue_tick, store=store),
         watchdog=Watchdog(dispatcher.job_of_task, warn_s=settings.loop_lag_warn_s),
     )
@@ -175,45 +182,13 @@ def _place(registry: TaskRegistry, executors: dict[str, Executor], *, is_plain: 
         task.is_bare = is_plain and task.run_in == "loop" and not task.needs_context
 
 
-def _table(settings: Settings, setup: SharedSetup[Any] | None) -> JobTable:
+def _table(settings: Settings, store: Store) -> JobTable:
     return JobTable(
-        # A shared store has the history; a copy here would tell of a former job of the same id.
-        history_count_max=settings.history_count_max if setup is None else 0,
+        # A store that hands jobs out has the history of all: a copy here would tell of a former job
+        # of the same id.
+        history_count_max=0 if store.hands_out else settings.history_count_max,
         history_ttl_s=settings.history_ttl_s,
         waiters_max=settings.waiters_max,
-    )
-
-
-def _attempts(
-    settings: Settings,
-    middleware: Sequence[Middleware],
-    store: Store | None,
-    setup: SharedSetup[Any] | None,
-) -> Attempts:
-    return Attempts(
-        middleware=middleware,
-        store=store,
-        error_bytes_max=settings.error_bytes_max,
-        keeps_late_ends=setup is not None and setup.keeps_late_ends,
-    )
-
-
-def _finisher(
-    settings: Settings,
-    table: JobTable,
-    events: EventHub,
-    store: Store | None,
-    setup: SharedSetup[Any] | None,
-    requeue: Callable[[Job], None],
-) -> Finisher:
-    return Finisher(
-        table,
-        events,
-        store=store,
-        requeue=requeue,
-        crashes_max=settings.crashes_max,
-        result_bytes_max=settings.result_bytes_max,
-        must_encode=store is not None and (setup is None or setup.store.must_encode_results),
     )
 
 
@@ -226,25 +201,32 @@ def _overload(settings: Settings, forecast: Forecast) -> OverloadControl:
     )
 
 
-def _lanes(settings: Settings, registry: TaskRegistry, *, is_shared: bool) -> dict[str, Lane]:
+def _lanes(settings: Settings, registry: TaskRegistry, store: Store) -> dict[str, Lane]:
     known = {queue.name: queue for queue in settings.queues}
     for name in (DEFAULT_QUEUE, *(task.queue for task in registry)):
         known.setdefault(name, QueueSettings(name))
     limits = _limits(known, registry)
-    if limits is not None and is_shared:
-        raise ConfigurationError(
-            "limits of queues, tasks and keys do not work with a Redis store, where other workers "
-            "start jobs too; leave limit and per_key out"
-        )
+    _check_lacks(store, known, has_limits=limits is not None)
+    # What waits in the store is counted there.
+    capacity = _UNBOUNDED if store.hands_out else settings.queue_capacity
     return {
         name: Lane(
             name,
             concurrency=queue.concurrency or settings.default_concurrency,
-            capacity=queue.capacity or settings.queue_capacity,
+            capacity=queue.capacity or capacity,
             queue=_queue(queue, limits),
         )
         for name, queue in known.items()
     }
+
+
+def _check_lacks(store: Store, queues: dict[str, QueueSettings], *, has_limits: bool) -> None:
+    """Raises ConfigurationError for settings of queues that the store cannot do."""
+    if has_limits and "limits" in store.lacks:
+        raise ConfigurationError(store.lacks["limits"])
+    for queue in queues.values():
+        if queue.aging_s is not None and "aging" in store.lacks:
+            raise ConfigurationError(f"queue {queue.name!r}: {store.lacks['aging']}")
 
 
 def _queue(queue: QueueSettings, limits: Limits | None) -> PriorityQueue:
@@ -284,25 +266,43 @@ def _executors(settings: Settings, registry: TaskRegistry) -> dict[str, Executor
     return executors
 
 
-def _shared_setup(settings: Settings) -> SharedSetup[Any] | None:
-    """The setup of a Redis store; imported here, because its library is an extra."""
-    if settings.store.partition("://")[0] not in ("redis", "rediss", "unix"):
-        return None
+def _redis_setup(settings: Settings) -> SharedSetup[Any]:
+    """Imported here, because its library is an extra. Raises ConfigurationError."""
     from worker_runtime.sharing.queues import setup_from
 
     return setup_from(settings)
 
 
-def _shared_queues(setup: SharedSetup[Any], **parts: Any) -> SharedJobs:
+def _shared_queues(
+    setup: SharedSetup[Any],
+    registry: TaskRegistry,
+    lanes: dict[str, Lane],
+    table: JobTable,
+    intake: Intake,
+    dispatcher: Dispatcher,
+    draining: Draining,
+    finisher: Finisher,
+    settings: Settings,
+) -> Feed:
     from worker_runtime.sharing.queues import SharedQueues
 
-    return SharedQueues(setup, **parts)
+    return SharedQueues(
+        setup,
+        registry=registry,
+        lanes=lanes,
+        table=table,
+        intake=intake,
+        dispatcher=dispatcher,
+        draining=draining,
+        finisher=finisher,
+        crashes_max=settings.crashes_max,
+    )
 
 
-def _store(settings: Settings) -> Store | None:
+def _store(settings: Settings) -> Store:
     scheme = settings.store.partition("://")[0]
     if scheme == "memory":
-        return None
+        return MemoryStore()
     if scheme == "sqlite":
         path, ack = parse_url(settings.store)
         return SqliteStore(

@@ -17,9 +17,10 @@ from worker_runtime.acceptance.options import EnqueueOptions
 from worker_runtime.assembly import Parts
 from worker_runtime.errors import WorkerRuntimeError
 from worker_runtime.model.job import Job
-from worker_runtime.model.states import TERMINAL_STATES, StopReason
+from worker_runtime.model.states import StopReason
 from worker_runtime.model.tasks.definition import TaskDefinition
 from worker_runtime.services.resources import Resources
+from worker_runtime.stores.boundary import waits_here
 
 
 class QueueFigures(msgspec.Struct, frozen=True):
@@ -47,8 +48,8 @@ class Doorway:
         self._parts = parts
         self._intake = parts.intake
         self._acceptance = parts.acceptance
-        self._store = parts.store
-        self._is_shared = parts.shared is not None
+        self._is_direct = waits_here(parts.store)
+        self._keeps = parts.store.recorder is not None
 
     # Accept
 
@@ -60,11 +61,11 @@ class Doorway:
         kwargs: dict[str, Any] | None = None,
     ) -> JobHandle[Any]:
         """`enqueue` for callers that hold the options and arguments as values. Raises Refused."""
-        is_looked_up = options.job_id is not None and self._store is not None
-        if not self._is_shared and not is_looked_up and self._intake.is_simple(options):
+        is_looked_up = options.job_id is not None and self._keeps
+        if self._is_direct and not is_looked_up and self._intake.is_simple(options):
             job = self._intake.accept(task, args, kwargs, options)
-            if self._store is not None:
-                await self._acceptance.keep([job])
+            if self._keeps:
+                await self._acceptance.keep(job)
             return JobHandle(job, self)
         call: Call[Any] = Call(task, args, kwargs or {})  # `Call[Any](...)` costs twice as much
         job, is_new = await self._acceptance.accept(options, call)
@@ -111,8 +112,7 @@ class Doorway:
         """A future that ends with the job. Who stops waiting before that gives it back with
         `stop_waiting`. Raises Unavailable where too many wait already."""
         waiter = self._parts.table.wait(job)
-        if self._parts.shared is not None:
-            self._parts.shared.watch(job)
+        self._parts.feed.watch(job)
         return waiter
 
     def stop_waiting(self, job: Job, waiter: asyncio.Future[None]) -> None:
@@ -145,7 +145,7 @@ class Doorway:
     @property
     def keeps_jobs(self) -> bool:
         """Whether accepted jobs outlive this process."""
-        return self._store is not None
+        return self._parts.store.outlives_process
 
     @property
     def resources(self) -> Resources:
@@ -172,11 +172,7 @@ class Doorway:
     async def ended_jobs(self, task: str, *, limit: int, below: int | None) -> list[Job]:
         """Up to `limit` ended jobs of a task that only the store may have, newest first, of those
         whose `order` is under `below`; copies, which may be changed. Raises StoreUnavailable."""
-        if self._parts.archive is None:
-            return []
-        return await self._parts.archive.page(
-            states=sorted(TERMINAL_STATES), queue=None, task=task, limit=limit, below=below
-        )
+        return await self._parts.store.ended(task, limit=limit, below=below)
 
     def stop_order(self, job: Job) -> StopOrder | None:
         """How a running job was told to stop; None where it was not, or has ended."""

@@ -53,13 +53,11 @@ class Lifecycle:
             exits.push_async_callback(executor.close)
         if self._lifespan is not None:
             parts.attempts.state = await exits.enter_async_context(self._lifespan())
-        if parts.store is not None:
-            await parts.store.open()
-            exits.push_async_callback(parts.store.close)
-            await recover(parts.store, parts.intake, parts.registry, parts.inspection)
-        if parts.shared is not None:
-            await parts.shared.start()
-            exits.push_async_callback(parts.shared.stop)
+        await parts.store.open(parts.feed.host())
+        exits.push_async_callback(parts.store.close)
+        await recover(parts.store, parts.intake, parts.inspection)
+        await parts.feed.start()
+        exits.push_async_callback(parts.feed.stop)
 
     async def _begin(self) -> None:
         """Start what works on a clock, and take jobs."""
@@ -92,11 +90,7 @@ class Lifecycle:
 
     async def join(self) -> None:
         """See `Runtime.join`."""
-        parts = self._parts
-        if parts.shared is not None:
-            await parts.shared.wait_drained()
-            return
-        await parts.draining.wait_idle()
+        await self._parts.feed.wait_drained()
 
     async def stop(self, within_s: float) -> None:
         """See `Runtime.stop`."""
@@ -105,7 +99,7 @@ class Lifecycle:
         parts = self._parts
         self.quiet()
         await parts.draining.stop(within_s)
-        if parts.store is None:
+        if not parts.store.outlives_process:
             parts.cancellation.cancel_waiting()
         interrupted = parts.finisher.interrupted_count
         if interrupted:

@@ -35,8 +35,8 @@ from worker_runtime.model.tasks.definition import TaskDefinition
 from worker_runtime.model.tasks.policy import Retry
 from worker_runtime.services.cron import CronInfo
 from worker_runtime.settings import QueueSettings, Settings, checked
+from worker_runtime.stores.boundary import Store, waits_here
 from worker_runtime.stores.shared import SharedSetup
-from worker_runtime.stores.sqlite.store import SqliteStore
 
 logger = logging.getLogger("worker_runtime")
 
@@ -51,7 +51,7 @@ class Runtime(Enqueuer):
     queue_capacity  jobs that may wait in each queue that does not say otherwise
     threads         threads for sync functions
     processes       child processes for `run_in="process"` tasks
-    store           `memory://`, `sqlite:///path` or `redis://...`; or a SharedSetup
+    store           `memory://`, `sqlite:///path` or `redis://...`; or a Store, or a SharedSetup
     queues          settings of named queues; a queue that a task names exists anyway
     settings        everything else; read from the environment where it is not given
     lifespan        async context manager entered before the first job; contexts carry its value
@@ -71,7 +71,7 @@ class Runtime(Enqueuer):
         queue_capacity: int | None = None,
         threads: int | None = None,
         processes: int | None = None,
-        store: str | SharedSetup[Any] | None = None,
+        store: str | Store | SharedSetup[Any] | None = None,
         queues: Iterable[QueueSettings] | None = None,
         settings: Settings | None = None,
         lifespan: Lifespan | None = None,
@@ -93,14 +93,14 @@ class Runtime(Enqueuer):
             if given is not None and not callable(given):
                 raise ConfigurationError(f"{name} must be a function, not {given!r:.200}")
         self.settings = settings
-        setup = None if store is None or isinstance(store, str) else store
-        self.parts = parts = assemble(settings, tasks, middleware, setup)
+        kept_in = None if isinstance(store, str) else store
+        self.parts = parts = assemble(settings, tasks, middleware, kept_in)
         self.doorway = Doorway(parts)
         self._life = Lifecycle(parts, None if lifespan is None else lambda: lifespan(self))
         self._intake = parts.intake
         self._acceptance = parts.acceptance
-        self._keeps = parts.store is not None
-        self._is_shared = parts.shared is not None
+        self._is_direct = waits_here(parts.store)
+        self._keeps = parts.store.recorder is not None
 
     # Life
 
@@ -157,11 +157,11 @@ class Runtime(Enqueuer):
     if not TYPE_CHECKING:  # typed by the overloads it inherits; without their second call here
 
         async def enqueue(self, task: TaskRef, /, *args: Any, **kwargs: Any) -> JobHandle[Any]:
-            if self._is_shared:
+            if not self._is_direct:
                 return await self._enqueue(task, args, kwargs)
             job = self._intake.accept(task, args, kwargs)
             if self._keeps:
-                await self._acceptance.keep([job])
+                await self._acceptance.keep(job)
             return JobHandle(job, self.doorway)
 
     async def _enqueue(
@@ -232,10 +232,8 @@ class Runtime(Enqueuer):
         TransactionExpired.
         """
         store = self.parts.store
-        if not isinstance(store, SqliteStore):
-            raise ConfigurationError("transaction() needs a store in a file: store='sqlite:///...'")
         async with store.transaction(timeout_s) as session:
-            yield Transaction(self.doorway, self._intake, self._acceptance.known, session)
+            yield Transaction(self.doorway, self._intake, store, session)
 
     # Workflows
 

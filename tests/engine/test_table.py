@@ -101,7 +101,7 @@ def test_pruning_is_bounded_and_a_job_not_yet_pruned_is_not_listed() -> None:
         end(table, add(table, make_job()), at=now - 11)
     table.prune(now)
     assert table.ended_count == 1500
-    assert table.page(lambda job: True, limit=10).jobs == []
+    assert table.listed(lambda job: True, limit=10) == []
 
 
 def test_a_revived_job_is_no_longer_history() -> None:
@@ -118,15 +118,14 @@ def test_a_revived_job_is_no_longer_history() -> None:
 def test_pages_go_from_the_newest_to_the_oldest_and_end() -> None:
     table = make_table()
     jobs = [add(table, make_job()) for _ in range(5)]
-    first = table.page(lambda job: True, limit=2)
-    assert first.jobs == [jobs[4], jobs[3]]
+    first = table.listed(lambda job: True, limit=2)
+    assert first == [jobs[4], jobs[3]]
     add(table, make_job())  # newer than the cursor: not in the pages after it
     del table.jobs[jobs[3].id]  # the cursor's own job is gone
-    second = table.page(lambda job: True, limit=2, after=first.cursor)
-    assert second.jobs == [jobs[2], jobs[1]]
-    last = table.page(lambda job: True, limit=2, after=second.cursor)
-    assert last.jobs == [jobs[0]]
-    assert last.cursor is None
+    second = table.listed(lambda job: True, limit=2, below=first[-1].order)
+    assert second == [jobs[2], jobs[1]]
+    last = table.listed(lambda job: True, limit=2, below=second[-1].order)
+    assert last == [jobs[0]]
 
 
 async def test_waiters_are_woken_when_the_job_ends() -> None:

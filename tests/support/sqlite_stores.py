@@ -125,7 +125,8 @@ def failed(job: Job, text: str = "no") -> Transition:
 
 
 async def recovered(store: SqliteStore, tasks: TaskRegistry = TASKS) -> list[Job]:
-    return [job async for jobs in store.recover(tasks.find_or_park) for job in jobs]
+    store.archive.tasks = tasks.find_or_park  # as `open` has them from a runtime
+    return [job async for jobs in store.recover() for job in jobs]
 
 
 def rows(store: SqliteStore, columns: str, order: str = "place") -> list[tuple[Any, ...]]:

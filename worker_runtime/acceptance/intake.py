@@ -25,6 +25,7 @@ from worker_runtime.errors import (
 from worker_runtime.model.job import Job
 from worker_runtime.model.job_id import JobIds, check_job_id
 from worker_runtime.model.registry import TaskRegistry
+from worker_runtime.model.uniqueness import Uniqueness
 from worker_runtime.services.forecast import Forecast
 from worker_runtime.services.overload import OverloadControl
 
@@ -108,7 +109,7 @@ class Intake:
             or not self.is_open
             or (job.options is not None and job.options.expires_at is not None)
         ):
-            self.check_room(job, options)
+            self.check_room(job)
         self._jobs[job_id] = job
         definition.tally.accepted += 1
         if self._subscriptions:
@@ -182,6 +183,10 @@ class Intake:
             self.check_same(known, job)
         return known
 
+    def holder(self, unique: Uniqueness) -> Job | None:
+        """The job in memory that has the unique key; None where there is none."""
+        return self.unique_keys.holder(unique, time.time())
+
     def check_same(self, known: Job, job: Job) -> None:
         """Raises JobConflict unless `job` asks for the same as the kept job of its id."""
         if not same_payload(known, job):
@@ -194,13 +199,14 @@ class Intake:
                 "this worker accepts no new jobs: it is stopping or not started", retry_after_s=5.0
             )
 
-    def check_room(self, job: Job, options: EnqueueOptions, count: int = 1) -> None:
-        """Raises ShuttingDown, QueueFull, or what admission control says."""
+    def check_room(self, job: Job, count: int = 1) -> None:
+        """Raises ShuttingDown, QueueFull, or what overload control says."""
         self.check_open()
         lane = self._lanes[job.queue]
         waiting = lane.queue.waiting
         if waiting + count > lane.capacity:
-            free = 0 if lane.is_paused or options.due_at else lane.concurrency - lane.busy
+            is_due = not job.due_at or job.is_ended  # one that is brought back runs at once
+            free = lane.concurrency - lane.busy if is_due and not lane.is_paused else 0
             if waiting + count - free > lane.capacity:
                 raise QueueFull(
                     f"queue {lane.name!r} is full: {waiting} jobs wait, {lane.capacity} may",
@@ -224,6 +230,12 @@ class Intake:
             self.held.hold(job, parents)
         else:
             self._dispatcher.submit(job)
+
+    def announce(self, job: Job) -> None:
+        """Count a job that was accepted into a store which hands it out, and tell of it."""
+        job.task.tally.accepted += 1
+        if self._subscriptions:
+            self._events.emit(job, job.created_at)
 
     def retract(self, jobs: Sequence[Job]) -> None:
         """Undo `admit`: the store could not keep these jobs, so that they were not accepted."""
@@ -265,7 +277,7 @@ class Intake:
         for job in jobs:
             count = per_queue.pop(job.queue, 0)
             if count:
-                self.check_room(job, PLAIN, count)
+                self.check_room(job, count)
 
     def new_id(self) -> str:
         return self._ids.make(time.time())

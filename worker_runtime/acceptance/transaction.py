@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Iterable
 from typing import Any
 
 from worker_runtime.acceptance.call import Call, TaskRef
@@ -13,7 +13,7 @@ from worker_runtime.acceptance.intake import PLAIN, Intake
 from worker_runtime.acceptance.options import EnqueueOptions
 from worker_runtime.errors import InvalidJob
 from worker_runtime.model.job import Job
-from worker_runtime.stores.sqlite.transaction import StoreTransaction
+from worker_runtime.stores.boundary import New, Session, Store
 
 
 class Transaction(Enqueuer):
@@ -28,12 +28,12 @@ class Transaction(Enqueuer):
         self,
         runtime: JobControl,
         intake: Intake,
-        known: Callable[[Job, EnqueueOptions], Awaitable[Job | None]],
-        session: StoreTransaction,
+        store: Store,
+        session: Session,
     ) -> None:
         self._runtime = runtime
         self._intake = intake
-        self._known = known
+        self._store = store
         self._session = session
         self._added: dict[str, Job] = {}
 
@@ -59,11 +59,14 @@ class Transaction(Enqueuer):
         if options.unique is not None:
             raise InvalidJob("unique_key does not work in a transaction; give a job_id")
         job = self._intake.make(task, args, kwargs or {}, options)
-        known = self._added.get(job.id) or await self._known(job, options)
+        known = self._added.get(job.id)
+        if known is None:
+            new = New(job, is_named=options.job_id is not None)
+            known = await self._store.known(new, self._intake)
         if known is not None:
             self._intake.check_same(known, job)
             return JobHandle(known, self._runtime, is_new=False)
-        self._intake.check_room(job, options)
+        self._intake.check_room(job)
         admit = functools.partial(self._intake.admit, job, options.parents, is_stored=True)
         await self._session.add([job], admit)
         self._added[job.id] = job

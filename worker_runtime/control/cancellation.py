@@ -6,11 +6,12 @@ from worker_runtime.clock.wall import Clock
 from worker_runtime.engine.dispatcher import Dispatcher
 from worker_runtime.engine.finisher import Finisher
 from worker_runtime.engine.held import HeldJobs
+from worker_runtime.engine.table import JobTable
 from worker_runtime.model.activity import Failure
 from worker_runtime.model.job import Job
 from worker_runtime.model.outcome import Outcome, OutcomeKind
 from worker_runtime.model.states import RUNNING, StopReason
-from worker_runtime.stores.shared import SharedJobs
+from worker_runtime.stores.boundary import Store
 
 
 class Cancellation:
@@ -22,21 +23,23 @@ class Cancellation:
         finisher: Finisher,
         held: HeldJobs,
         clock: Clock,
-        shared: SharedJobs | None,
+        table: JobTable,
+        store: Store,
     ) -> None:
         self._dispatcher = dispatcher
         self._finisher = finisher
         self._held = held
         self._clock = clock
-        self._shared = shared
+        self._table = table
+        self._store = store
 
     async def cancel(self, job: Job, message: str) -> bool:
         """See `Runtime.cancel`."""
         await self._shown(job)
         if job.is_ended:
             return False
-        if self._shared is not None and not self._shared.is_here(job):
-            return await self._shared.cancel(job, message)
+        if job.id not in self._table.jobs:
+            return await self._store.cancel(job, message)
         if job.state is RUNNING:
             return self._dispatcher.request_stop(job, message)
         if not self._held.withdraw(job) and not job.task.is_parked:

@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 
 import msgspec
 
-from worker_runtime.acceptance.intake import PLAIN, Intake
+from worker_runtime.acceptance.intake import Intake
 from worker_runtime.control.inspection import Inspection
 from worker_runtime.engine.finisher import Finisher
 from worker_runtime.engine.table import JobTable
@@ -15,8 +15,7 @@ from worker_runtime.errors import InvalidTransition, Unavailable, UnknownJob
 from worker_runtime.model.filter import JobFilter
 from worker_runtime.model.job import Job
 from worker_runtime.model.states import CANCELLED, COMPLETED, FAILED, TERMINAL_STATES
-from worker_runtime.stores import Archive
-from worker_runtime.stores.shared import SharedJobs
+from worker_runtime.stores.boundary import Store
 
 RETRYABLE_STATES = frozenset({FAILED, CANCELLED})
 
@@ -36,15 +35,13 @@ class DeadLetters:
         self,
         inspection: Inspection,
         table: JobTable,
-        archive: Archive | None,
+        store: Store,
         intake: Intake,
         finisher: Finisher,
-        shared: SharedJobs | None,
     ) -> None:
         self._inspection = inspection
         self._table = table
-        self._archive = archive
-        self._shared = shared
+        self._store = store
         self._intake = intake
         self._finisher = finisher
 
@@ -56,9 +53,7 @@ class DeadLetters:
             raise refusal
         _drop_deadline(job)
         self._intake.check_room_for([job])
-        if self._shared is not None:
-            return await self._shared.retry(job)
-        await self._revive([(job, parents)])
+        [job] = await self._revive([(job, parents)])
         return job
 
     async def retry_together(self, jobs: Iterable[Job]) -> int:
@@ -87,11 +82,7 @@ class DeadLetters:
             for job, _ in fit:
                 _drop_deadline(job)
             taken = fit[: self._room_for([job for job, _ in fit])]
-            if self._shared is None:
-                await self._revive(taken)
-            else:
-                for job, _ in taken:
-                    await self._shared.retry(job)
+            await self._revive(taken)
             return [job.id for job, _ in taken], len(taken) == len(fit)
 
         return await self._in_pages(wanted, limit, retry)
@@ -181,29 +172,35 @@ class DeadLetters:
         for number, job in enumerate(jobs):
             counts[job.queue] += 1
             try:
-                self._intake.check_room(job, PLAIN, counts[job.queue])
+                self._intake.check_room(job, counts[job.queue])
             except Unavailable:
                 return number
         return len(jobs)
 
-    async def _revive(self, found: Sequence[tuple[Job, Sequence[Job]]]) -> None:
-        for job, parents in found:
-            self._table.adopt(job)
-            if parents:
-                self._intake.held.expect(job, parents)
-            self._finisher.revive(job)
-        for job, _ in found:
+    async def _revive(self, found: Sequence[tuple[Job, Sequence[Job]]]) -> list[Job]:
+        """Have the jobs run again, each after its parents; returns their records from now on."""
+
+        def revive() -> None:
+            for job, parents in found:
+                self._table.adopt(job)
+                if parents:
+                    self._intake.held.expect(job, parents)
+                self._finisher.revive(job)
+
+        jobs = await self._store.bring_back([job for job, _ in found], revive)
+        for job in jobs:
             await self._shown(job)
+        return jobs
 
     async def _deleted(self, jobs: Sequence[Job]) -> list[str]:
-        """Delete those that have ended; returns their ids."""
+        """Delete those that have ended; returns their ids. Raises InvalidTransition where the store
+        cannot."""
+        if "delete" in self._store.lacks:
+            raise InvalidTransition(self._store.lacks["delete"])
         for job in jobs:
             await self._shown(job)
         ended = [job for job in jobs if job.state in TERMINAL_STATES]
-        if self._shared is not None:
-            raise InvalidTransition("a Redis store forgets ended jobs by itself, and only so")
-        if self._archive is not None and ended:
-            await self._archive.delete([job.id for job in ended])
+        await self._store.delete([job.id for job in ended])
         gone = []
         for job in ended:
             kept = self._table.jobs.get(job.id, job)

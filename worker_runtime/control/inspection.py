@@ -2,39 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from worker_runtime.engine.table import JobTable
 from worker_runtime.errors import InvalidJob, UnknownJob
 from worker_runtime.model.filter import JobFilter
 from worker_runtime.model.job import Job
 from worker_runtime.model.snapshot import JobPage, describe
-from worker_runtime.model.states import TERMINAL_STATES
-from worker_runtime.stores import Archive, Store
-from worker_runtime.stores.shared import SharedJobs
+from worker_runtime.stores.boundary import Store
 
 PAGE_LIMIT_MAX = 1000
 
 
 class Inspection:
-    """Finds jobs in memory and in the store, if there is one: an ended job may be only there."""
+    """Finds jobs in memory and in the store: an ended job may be only there."""
 
-    def __init__(
-        self,
-        table: JobTable,
-        store: Store | None,
-        archive: Archive | None,
-        shared: SharedJobs | None,
-    ) -> None:
+    def __init__(self, table: JobTable, store: Store) -> None:
         self._table = table
         self._store = store
-        self._archive = archive
-        self._shared = shared
 
     async def job(self, job_id: str) -> Job:
         """Raises UnknownJob."""
         job = self._table.get(job_id)
-        if job is None and self._store is not None:
+        if job is None:
             stored = await self._store.find(job_id)
             job = self._table.get(job_id) or stored  # it may have been brought back meanwhile
         if job is None:
@@ -55,41 +43,6 @@ class Inspection:
             raise InvalidJob(f"limit must be between 1 and {PAGE_LIMIT_MAX}, not {limit}")
         if cursor is not None and not (cursor.isascii() and cursor.isdigit() and len(cursor) < 20):
             raise InvalidJob(f"cursor {cursor[:40]!r} is not one that a list gave")
-        if self._shared is not None:
-            below = None if cursor is None else int(cursor)
-            return await self._shared.page(wanted.matches, limit=limit, below=below)
-        here = self._table.page(wanted.matches, limit=limit, after=cursor)
-        if self._archive is None:
-            return here.jobs, here.cursor
-        found = {job.order: job for job in here.jobs}
-        found.update(await self._stored(wanted, here.jobs, limit, cursor))
-        jobs = [found[order] for order in sorted(found, reverse=True)]
-        has_more = len(jobs) > limit or here.cursor is not None
-        return jobs[:limit], str(jobs[:limit][-1].order) if has_more else None
-
-    async def _stored(
-        self, wanted: JobFilter, here: Sequence[Job], limit: int, cursor: str | None
-    ) -> dict[int, Job]:
-        """Up to `limit` + 1 ended jobs of the store that memory does not show already. One that is
-        in memory too counts as it is there: the file may be a commit behind."""
-        assert self._archive is not None
-        states = wanted.states & TERMINAL_STATES if wanted.states else TERMINAL_STATES
         below = None if cursor is None else int(cursor)
-        shown = {job.id for job in here}
-        found: dict[int, Job] = {}
-        while states and len(found) <= limit:
-            rows = await self._archive.page(
-                states=sorted(states),
-                queue=wanted.queue,
-                task=wanted.task,
-                limit=limit + 1,
-                below=below,
-            )
-            for stored in rows:
-                job = self._table.jobs.get(stored.id, stored)
-                if job.id not in shown and wanted.matches(job):
-                    found[job.order] = job
-            if len(rows) <= limit:
-                break
-            below = rows[-1].order
-        return found
+        jobs, next_below = await self._store.page(wanted, self._table, limit=limit, below=below)
+        return jobs, None if next_below is None else str(next_below)

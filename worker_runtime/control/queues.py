@@ -7,22 +7,22 @@ from collections.abc import Mapping
 import msgspec
 
 from worker_runtime.engine.dispatcher import Dispatcher
+from worker_runtime.engine.feed import Feed
 from worker_runtime.engine.slots import Lane
 from worker_runtime.errors import ConfigurationError, UnknownQueue
 from worker_runtime.model.job import Job
 from worker_runtime.model.snapshot import QueueInfo
 from worker_runtime.model.states import QUEUED
 from worker_runtime.settings import QueueSettings
-from worker_runtime.stores.shared import SharedJobs
 
 
 class QueueControl:
     """All methods raise UnknownQueue for a queue that is not there; see `Runtime` for the rest."""
 
-    def __init__(self, dispatcher: Dispatcher, shared: SharedJobs | None) -> None:
+    def __init__(self, dispatcher: Dispatcher, feed: Feed) -> None:
         self._lanes: Mapping[str, Lane] = dispatcher.lanes
         self._dispatcher = dispatcher
-        self._shared = shared
+        self._feed = feed
 
     def pause(self, queue: str) -> None:
         self._lane(queue).is_paused = True
@@ -31,8 +31,7 @@ class QueueControl:
         lane = self._lane(queue)
         lane.is_paused = False
         self._dispatcher.wake(lane)
-        if self._shared is not None:
-            self._shared.look_again()
+        self._feed.look_again()
 
     def resize(self, queue: str, *, concurrency: int | None, capacity: int | None) -> None:
         """None leaves a limit as it is. Raises ConfigurationError too."""
@@ -50,7 +49,7 @@ class QueueControl:
         lane = self._lane(queue)
         return QueueInfo(
             lane.name,
-            lane.queue.waiting if self._shared is None else self._shared.waiting(queue),
+            self._feed.waiting(queue),
             lane.busy,
             lane.concurrency,
             lane.capacity,

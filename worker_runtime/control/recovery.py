@@ -8,20 +8,17 @@ from worker_runtime.acceptance.intake import Intake
 from worker_runtime.control.inspection import Inspection
 from worker_runtime.errors import UnknownJob
 from worker_runtime.model.job import Job
-from worker_runtime.model.registry import TaskRegistry
-from worker_runtime.stores import Store
+from worker_runtime.stores.boundary import Store
 
 logger = logging.getLogger("worker_runtime")
 
 
-async def recover(
-    store: Store, intake: Intake, registry: TaskRegistry, inspection: Inspection
-) -> None:
+async def recover(store: Store, intake: Intake, inspection: Inspection) -> None:
     """Bring back every unfinished job, in its old order; before anything new is accepted."""
     intake.continue_after(store.last_order)
     count = 0
     children: list[Job] = []
-    async for jobs in store.recover(registry.find_or_park):
+    async for jobs in store.recover():
         count += len(jobs)
         children += [job for job in jobs if not intake.restore(job)]
     for job in children:  # once all their parents are there

@@ -21,7 +21,7 @@ from worker_runtime.model.context import JobContext, RecordReporter
 from worker_runtime.model.job import Job, retry_of, timeout_of
 from worker_runtime.model.outcome import Outcome, OutcomeKind
 from worker_runtime.model.states import Reason, StopReason
-from worker_runtime.stores import Store
+from worker_runtime.stores.boundary import Recorder
 
 # Enum member access costs a descriptor call on 3.11.
 RETURNED = OutcomeKind.RETURNED
@@ -46,13 +46,13 @@ class Attempts:
         self,
         *,
         middleware: Sequence[Middleware] = (),
-        store: Store | None = None,
+        recorder: Recorder | None = None,
         error_bytes_max: int,
         keeps_late_ends: bool = False,
     ) -> None:
         self._middleware = tuple(middleware)
         self._keeps_late_ends = keeps_late_ends
-        self._store = store
+        self._recorder = recorder
         self._error_bytes_max = error_bytes_max
         self.state: Any = None
 
@@ -96,8 +96,8 @@ class Attempts:
         if job.task.needs_context or self._middleware:
             slot.context = self._context_of(job)
         try:
-            if self._store is not None:
-                recorded = self._store.record_started(job)
+            if self._recorder is not None:
+                recorded = self._recorder.record_started(job)
                 if recorded is not None:
                     await recorded
             if self._middleware:

@@ -32,7 +32,7 @@ from worker_runtime.model.states import (
     StopReason,
 )
 from worker_runtime.model.tasks.tally import DURATION_BUCKETS_S
-from worker_runtime.stores import Store
+from worker_runtime.stores.boundary import Recorder
 
 logger = logging.getLogger("worker_runtime.jobs")
 
@@ -48,7 +48,8 @@ class Finisher:
         table: JobTable,
         events: EventHub,
         *,
-        store: Store | None,
+        recorder: Recorder | None,
+        outlives_process: bool,
         requeue: Callable[[Job], None],
         crashes_max: int,
         result_bytes_max: int,
@@ -57,7 +58,8 @@ class Finisher:
         self._table = table
         self._events = events
         self._subscriptions = events.subscriptions
-        self._store = store
+        self._recorder = recorder
+        self._outlives_process = outlives_process
         self._requeue = requeue
         self._crashes_max = crashes_max
         self._result_bytes_max = result_bytes_max
@@ -81,7 +83,7 @@ class Finisher:
         value = outcome.value
         if (
             outcome.kind is RETURNED
-            and self._store is None
+            and self._recorder is None
             and (value is None or not job.must_encode)
         ):
             # The usual end, without a Transition: there is nothing to decide or to record.
@@ -128,12 +130,12 @@ class Finisher:
             await asyncio.wait(all_shown)
 
     def _record(self, job: Job, transition: Transition) -> None:
-        if self._store is None:
+        if self._recorder is None:
             self._publish(job, transition)
         else:
             self._in_transition[job.id] = []
             then = functools.partial(self._publish_recorded, job, transition)
-            self._store.record_transition(job, transition, then)
+            self._recorder.record_transition(job, transition, then)
 
     def _decide(self, job: Job, outcome: Outcome, now: float) -> Transition:
         if outcome.kind is RETURNED:
@@ -169,7 +171,9 @@ class Finisher:
 
     def _interrupted(self, job: Job, failure: Failure, now: float) -> Transition:
         self.interrupted_count += 1
-        if self._store is None:  # nothing outlives this process: the job ends here, and says so
+        if (
+            not self._outlives_process
+        ):  # nothing outlives this process: the job ends here, and says so
             cancelled = msgspec.structs.replace(failure, reason=None)
             return Transition(CANCELLED, now, None, cancelled, 0.0, job.attempt, job.crashes)
         return _waiting(job, now, 0.0, attempt=job.attempt - 1, failure=None)

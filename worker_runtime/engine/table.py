@@ -12,19 +12,10 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from itertools import islice
 
-import msgspec
-
 from worker_runtime.errors import ShuttingDown, Unavailable
 from worker_runtime.model.job import Job, ttl_of
 
 _PRUNED_AT_A_TIME = 1000
-
-
-class Page(msgspec.Struct, frozen=True):
-    """Some jobs, newest first. `cursor` continues after them; None: there are no more."""
-
-    jobs: list[Job]
-    cursor: str | None
 
 
 class JobTable:
@@ -156,24 +147,20 @@ class JobTable:
                 budget -= 1
         self._drop_empty_lines()
 
-    def page(self, matches: Callable[[Job], bool], *, limit: int, after: str | None = None) -> Page:
-        """Up to `limit` jobs that match, newest first, continuing after the job id `after`.
-
-        A cursor whose job is gone continues at the place in line it stands for.
-        """
-        found = list(islice(self._newest_first(matches, after), limit + 1))
-        more = len(found) > limit
-        jobs = found[:limit]
-        return Page(jobs, str(jobs[-1].order) if more else None)
-
-    def _newest_first(self, matches: Callable[[Job], bool], after: str | None) -> Iterator[Job]:
+    def listed(
+        self, matches: Callable[[Job], bool], *, limit: int, below: int | None = None
+    ) -> list[Job]:
+        """Up to `limit` jobs that match, newest first, of those whose `order` is under `below`."""
         now = time.time()
         self.prune(now)
-        below = None if after is None else int(after)
-        for job in self._by_order():
-            is_next = (below is None or job.order < below) and matches(job)
-            if is_next and not self._has_passed(job, now):
-                yield job
+        found = (
+            job
+            for job in self._by_order()
+            if (below is None or job.order < below)
+            and matches(job)
+            and not self._has_passed(job, now)
+        )
+        return list(islice(found, limit))
 
     def _by_order(self) -> Iterator[Job]:
         """All jobs, newest first."""

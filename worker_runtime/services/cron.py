@@ -22,7 +22,7 @@ from cronsim import CronSim, CronSimError
 from worker_runtime.errors import ConfigurationError, Refused, Unavailable
 from worker_runtime.model.states import JOB_ID_PATTERN
 from worker_runtime.model.tasks.definition import TaskDefinition
-from worker_runtime.stores import Store
+from worker_runtime.stores.boundary import Store
 
 logger = logging.getLogger("worker_runtime.cron")
 
@@ -145,7 +145,7 @@ class CronService:
     """Enqueues the job of each tick when it is due.
 
     enqueue  accepts a schedule's job under an id; must take the same id twice without a second job
-    store    remembers the last tick of each schedule; None: nothing is made up for after a restart
+    store    remembers the last tick of each schedule, as long as it keeps jobs
     """
 
     def __init__(
@@ -153,7 +153,7 @@ class CronService:
         schedules: list[Schedule],
         *,
         enqueue: Callable[[TaskDefinition, str], Awaitable[None]],
-        store: Store | None,
+        store: Store,
     ) -> None:
         self.schedules = schedules
         self._enqueue = enqueue
@@ -209,12 +209,11 @@ class CronService:
 
     async def _load(self, schedule: str) -> float | None:
         """The last noted tick of a schedule in Unix seconds, None for a new one."""
-        text = None if self._store is None else await self._store.load_note(f"cron:{schedule}")
+        text = await self._store.load_note(f"cron:{schedule}")
         return None if text is None else float(text)
 
     async def _note(self, schedule: str, tick: float) -> None:
-        if self._store is not None:
-            await self._store.save_note(f"cron:{schedule}", repr(tick))
+        await self._store.save_note(f"cron:{schedule}", repr(tick))
 
     def _due_ticks(self, schedule: Schedule, first: float, now: float) -> list[float]:
         ticks = schedule.ticks_between(first - 1.0, now)

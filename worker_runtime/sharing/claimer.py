@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from worker_runtime.engine.dispatcher import Dispatcher
@@ -82,9 +82,7 @@ class Claimer:
         self.claimed_count = 0
 
     def start(self) -> None:
-        store, loop = self._store, asyncio.get_running_loop()
-        store.on_room = self._news.set
-        store.on_lost = self._lost
+        loop = asyncio.get_running_loop()
         self._tasks = [
             loop.create_task(self._claim_loop(), name="claimer"),
             loop.create_task(self._listen(), name="claimer-wake"),
@@ -112,6 +110,10 @@ class Claimer:
                 len(leases),
                 error,
             )
+
+    def has_room(self) -> None:
+        """A slot may be free: look where there may be more."""
+        self._news.set()
 
     def wake(self) -> None:
         """Look into every queue now."""
@@ -320,7 +322,7 @@ class Claimer:
         if changed:
             await self._store.lookup.show_progress(changed)
 
-    def _lost(self, job_ids: list[str]) -> None:
+    def lost(self, job_ids: Sequence[str]) -> None:
         """Somebody else holds these jobs: what runs here no longer counts."""
         for job_id in job_ids:
             job = self._table.jobs.get(job_id)

@@ -1,5 +1,1 @@
-"""Where accepted jobs are kept beyond this process's memory."""
-
-from worker_runtime.stores.boundary import Archive, Recorded, Store
-
-__all__ = ["Archive", "Recorded", "Store"]
+"""Where jobs are kept: one protocol, and a store for each way of keeping them."""

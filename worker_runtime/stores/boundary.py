@@ -1,19 +1,114 @@
-"""What every store is: the protocols that the rest of the program keeps jobs through.
+"""The boundary between a runtime and where its jobs are kept: one protocol, and what passes it.
 
-The memory store is the job table alone: a runtime without a durable store has `store is None` and
-its hot path asks nothing. A durable store is told of every transition before the world is.
+A runtime asks its store and never which one it is. What a store cannot do it says in `lacks`.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
-from typing import Any, Protocol, runtime_checkable
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
+from typing import Any, Literal, Protocol, TypeGuard
 
+import msgspec
+
+from worker_runtime.errors import InvalidJob, WorkerRuntimeError
+from worker_runtime.model.filter import JobFilter
 from worker_runtime.model.job import Job
 from worker_runtime.model.outcome import Transition
-from worker_runtime.model.states import State
 from worker_runtime.model.tasks.definition import TaskDefinition
+from worker_runtime.model.tasks.policy import TaskPolicy
+from worker_runtime.model.uniqueness import Uniqueness
+
+Feature = Literal[
+    "unique_key", "after", "workflows", "delete", "limits", "aging", "transaction", "only_for"
+]
+
+Accepted = tuple[Job, bool]
+"""A job, and whether it is new: False where its id or unique key was known."""
+
+
+class New(msgspec.Struct, gc=False, eq=False):
+    """A job that somebody asks for: checked, and not accepted yet. `is_named`: a caller chose its
+    id, so that it may be known. It is to wait for `parents`."""
+
+    job: Job
+    is_named: bool = False
+    unique: Uniqueness | None = None
+    parents: Sequence[Job] = ()
+
+
+AdmitNow = Callable[[], Job]
+"""Makes a job and admits it in one step; for a store whose jobs wait in this process."""
+
+
+def parked(name: str) -> TaskDefinition:
+    """The definition of a task that this process does not have."""
+    return TaskDefinition(None, TaskPolicy(), name=name)
+
+
+def _nothing(*_: Any) -> None:
+    return None
+
+
+class Host(msgspec.Struct, frozen=True):
+    """The process that opens a store, as the store sees it. The defaults are those of one that only
+    looks: it has no task and works on nothing.
+
+    find_task   the definition for a name, a parked one where the task is gone
+    task_names  the tasks that it can run
+    queues      the queues that it serves
+    job_here    the record that it has of a job
+    remember    told of a job that it has put into a store which hands jobs out
+    on_room     told that it may have room for another job
+    on_lost     told that other processes have these jobs now
+    """
+
+    find_task: Callable[[str], TaskDefinition] = parked
+    task_names: tuple[str, ...] = ()
+    queues: tuple[str, ...] = ()
+    job_here: Callable[[str], Job | None] = _nothing
+    remember: Callable[[Job], None] = _nothing
+    on_room: Callable[[], None] = _nothing
+    on_lost: Callable[[Sequence[str]], None] = _nothing
+
+
+LOOKS_ONLY = Host()
+
+
+class Admitter(Protocol):
+    """What a store asks of the process that accepts a job; `Intake` says what each means."""
+
+    def is_known(self, job_id: str) -> bool: ...
+
+    def existing(self, job: Job) -> Job | None: ...
+
+    def holder(self, unique: Uniqueness) -> Job | None: ...
+
+    def check_same(self, known: Job, job: Job) -> None: ...
+
+    def check_open(self) -> None: ...
+
+    def check_room(self, job: Job, count: int = 1) -> None: ...
+
+    def check_room_for(self, jobs: Sequence[Job]) -> None: ...
+
+    def admit(self, job: Job, parents: Sequence[Job] = ()) -> None: ...
+
+    def retract(self, jobs: Sequence[Job]) -> None: ...
+
+    def announce(self, job: Job) -> None: ...
+
+
+class Here(Protocol):
+    """The jobs that a process has in memory; `JobTable` says what each means."""
+
+    @property
+    def jobs(self) -> Mapping[str, Job]: ...
+
+    def listed(
+        self, matches: Callable[[Job], bool], *, limit: int, below: int | None
+    ) -> list[Job]: ...
 
 
 class Recorded(Protocol):
@@ -23,44 +118,14 @@ class Recorded(Protocol):
     def __call__(self, *, superseded: bool = False) -> None: ...
 
 
-class Store(Protocol):
-    """Keeps jobs across the life of a process.
-
-    All methods are called on the event loop's thread. The `record_...` methods return at once and
-    keep their order: what is recorded later is never durable earlier.
-
-    `last_order`, once open: new jobs must have an `order` above it.
-    """
-
-    last_order: int
-
-    async def open(self) -> None:
-        """Make the store usable. Raises ConfigurationError naming what is wrong: locked by another
-        process, corrupt, read-only, of a newer version."""
-        ...
-
-    def recover(self, tasks: Callable[[str], TaskDefinition]) -> AsyncIterator[Sequence[Job]]:
-        """The unfinished jobs of earlier lives, oldest first, in bounded batches.
-
-        A job that was running comes as QUEUED with `crashes` one higher, already recorded so.
-        `tasks` gives the definition for a name (a parked one where the task is gone).
-        """
-        ...
-
-    def record_accepted(self, jobs: Sequence[Job]) -> asyncio.Future[None] | None:
-        """Keep new jobs, all or none. The future ends when they may be acknowledged and raises
-        StoreUnavailable when they were not kept; None: they may be acknowledged now."""
-        ...
-
-    async def acknowledged(self, job: Job) -> None:
-        """Wait until an accepted job may be acknowledged; for a second caller with the same id.
-        Raises StoreUnavailable when it was not kept."""
-        ...
+class Recorder(Protocol):
+    """What is told of every attempt before the world is. Both methods return at once and keep their
+    order: what is recorded later is never durable earlier."""
 
     def record_started(self, job: Job) -> asyncio.Future[None] | None:
         """Keep that `job` is running attempt `job.attempt`. The task must not be called before the
         future ends; None: it may be called now. Raises StoreUnavailable only for a job that was
-        never accepted because `record_accepted` failed; a kept job waits for space."""
+        never accepted because `keep` failed; a kept job waits for space."""
         ...
 
     def record_transition(self, job: Job, transition: Transition, then: Recorded) -> None:
@@ -68,43 +133,148 @@ class Store(Protocol):
         shown. `job` itself still has its former state."""
         ...
 
-    async def find(self, job_id: str) -> Job | None:
-        """An ended job that is no longer in memory."""
+
+class Session(Protocol):
+    """SQL and new jobs in one transaction; see `Transaction`."""
+
+    async def execute(self, sql: str, parameters: Any = ()) -> list[tuple[Any, ...]]: ...
+
+    async def executemany(self, sql: str, rows: Iterable[Any]) -> int: ...
+
+    async def add(self, jobs: Sequence[Job], committed: Callable[[], None]) -> None: ...
+
+
+class Store(Protocol):
+    """Keeps jobs. All methods are called on the event loop's thread.
+
+    kind                 a word for people and metrics: `memory`, `sqlite`, `redis`
+    lacks                what it cannot do, with a sentence that says so and what to do instead
+    outlives_process     accepted jobs are kept when this process ends
+    hands_out            jobs wait in the store, for whichever process claims them; else in this one
+    must_encode_results  results are kept as bytes
+    recorder             None where nothing has to be recorded: a transition is shown at once
+    last_order           once open: new jobs must have an `order` above it
+    """
+
+    kind: str
+    lacks: Mapping[Feature, str]
+    outlives_process: bool
+    hands_out: bool
+    last_order: int
+
+    @property
+    def must_encode_results(self) -> bool: ...
+
+    @property
+    def recorder(self) -> Recorder | None: ...
+
+    async def open(self, host: Host = LOOKS_ONLY) -> None:
+        """Make the store usable. Raises ConfigurationError naming what is wrong: locked by another
+        process, corrupt, read-only, of a newer version, not there."""
         ...
+
+    def recover(self) -> AsyncIterator[Sequence[Job]]:
+        """The unfinished jobs of earlier lives that this process has to take up, oldest first, in
+        bounded batches; none where whoever is free claims them.
+
+        A job that was running comes as QUEUED with `crashes` one higher, already recorded so.
+        """
+        ...
+
+    async def close(self) -> None:
+        """Write what is pending and release the file or connection."""
+        ...
+
+    # Accept
+
+    async def accept(self, new: New, admitter: Admitter) -> Accepted:
+        """Keep a new job and let it run, or find the kept one with its id or unique key. Raises
+        Refused."""
+        ...
+
+    async def accept_all(self, news: Sequence[New], admitter: Admitter) -> list[Job]:
+        """All of the jobs, or none. Raises Refused; JobConflict where an id is in use."""
+        ...
+
+    async def accept_each(
+        self, news: Sequence[New | AdmitNow | WorkerRuntimeError], admitter: Admitter
+    ) -> list[Accepted | WorkerRuntimeError]:
+        """Each job that can be, on its own; an error stands where one was refused, or stood."""
+        ...
+
+    async def known(self, new: New, admitter: Admitter) -> Job | None:
+        """The kept job with the same id or unique key. Raises JobConflict, StoreUnavailable."""
+        ...
+
+    # Look
+
+    async def find(self, job_id: str) -> Job | None:
+        """A kept job that this process does not have in memory. Raises StoreUnavailable."""
+        ...
+
+    async def page(
+        self, wanted: JobFilter, here: Here, *, limit: int, below: int | None
+    ) -> tuple[list[Job], int | None]:
+        """Up to `limit` jobs that match, newest first, of those whose `order` is under `below`, and
+        what continues after them; one that is `here` counts as it is there."""
+        ...
+
+    async def ended(self, task: str, *, limit: int, below: int | None) -> list[Job]:
+        """As `page`, only the ended jobs of a task that the store has, as copies."""
+        ...
+
+    # Act
+
+    async def cancel(self, job: Job, message: str) -> bool:
+        """Cancel a job that is not in this process; False where it has ended."""
+        ...
+
+    async def bring_back(self, jobs: Sequence[Job], revive: Callable[[], None]) -> list[Job]:
+        """Have ended jobs run again, and return their records; `revive` queues all of them in this
+        process, where that is where they wait. Raises InvalidTransition, StoreUnavailable."""
+        ...
+
+    async def delete(self, job_ids: Sequence[str]) -> None:
+        """Forget the ended ones of these jobs, at most 1,000."""
+        ...
+
+    def transaction(self, timeout_s: float) -> AbstractAsyncContextManager[Session]:
+        """See `Runtime.transaction`."""
+        ...
+
+    # Notes and figures
 
     async def load_note(self, key: str) -> str | None:
         """What `save_note` last kept under `key`; None where it never did."""
         ...
 
     async def save_note(self, key: str, text: str, *, until: float | None = None) -> None:
-        """Keep a short text beside the jobs, as durable as they are, `until` then (Unix seconds)
-        where that is given."""
+        """Keep a short text beside the jobs, as long as they are, `until` then (Unix seconds) where
+        that is given."""
         ...
 
-    def statistics(self) -> dict[str, Any]: ...
-
-    async def close(self) -> None:
-        """Write what is pending and release the file or connection."""
+    def statistics(self) -> dict[str, Any]:
+        """Its own figures; `kind` always, `unavailable` (why new jobs are refused, or None) where
+        that can be."""
         ...
 
 
-@runtime_checkable
-class Archive(Protocol):
-    """A store that ended jobs can be listed in and deleted from."""
+class WaitsHere(Store, Protocol):
+    """A store that does not hand jobs out: what it accepts waits in this process."""
 
-    async def page(
-        self,
-        *,
-        states: Sequence[State],
-        queue: str | None,
-        task: str | None,
-        limit: int,
-        below: int | None,
-    ) -> list[Job]:
-        """Up to `limit` jobs in one of `states`, of `queue` and `task` where given, newest first,
-        of those whose `order` is under `below`. As recorded; memory may be ahead."""
+    async def keep(self, jobs: Sequence[Job], admitter: Admitter) -> None:
+        """Keep jobs that were admitted just now, nothing else having happened on the loop; or have
+        them taken back and raise StoreUnavailable."""
         ...
 
-    async def delete(self, job_ids: Sequence[str]) -> int:
-        """Forget the ended ones of these jobs, at most 1,000. Returns how many there were."""
-        ...
+
+def waits_here(store: Store) -> TypeGuard[WaitsHere]:
+    """Whether jobs wait in this process; else the store hands them out."""
+    return not store.hands_out
+
+
+def require(store: Store, feature: Feature) -> None:
+    """Raises InvalidJob where the store lacks what a caller asks for."""
+    sentence = store.lacks.get(feature)
+    if sentence is not None:
+        raise InvalidJob(sentence)

@@ -1,12 +1,10 @@
-"""A store that other processes use too: how a runtime works with it, and what it offers above."""
+"""A store that other processes use too, and how a runtime is to work with it."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
-from typing import Generic, Protocol, TypeVar
-
-from worker_runtime.model.job import Job
+from typing import Generic, TypeVar
 
 POLL_MAX_S = 0.5
 
@@ -37,52 +35,3 @@ class SharedSetup(Generic[S]):
     keeps_late_ends: bool = False
     health_every_s: float = 30.0
     health_key: str | None = None
-
-
-class SharedJobs(Protocol):
-    """The jobs of a shared store, as this process asks about them."""
-
-    async def start(self) -> None:
-        """Begin to take jobs. The store is open."""
-        ...
-
-    async def stop(self) -> None:
-        """Take nothing more; give back what did not start."""
-        ...
-
-    async def enqueue(self, jobs: Sequence[Job]) -> list[tuple[Job, bool]]:
-        """Put jobs into the store. For each: its record, and whether it is new. Raises Refused;
-        JobConflict where the id belongs to a job with another payload."""
-        ...
-
-    def is_here(self, job: Job) -> bool:
-        """Whether this process holds the job."""
-        ...
-
-    def watch(self, job: Job) -> None:
-        """Somebody waits for this job, wherever it runs."""
-        ...
-
-    async def cancel(self, job: Job, message: str) -> bool: ...
-
-    async def retry(self, job: Job) -> Job:
-        """Raises InvalidTransition where it waits or runs again already."""
-        ...
-
-    async def page(
-        self, matches: Callable[[Job], bool], *, limit: int, below: int | None
-    ) -> tuple[list[Job], str | None]:
-        """Jobs that match, newest first, and the cursor for those after them."""
-        ...
-
-    def waiting(self, queue: str) -> int:
-        """Jobs in the queue when it was last looked into, those that run here left out."""
-        ...
-
-    def look_again(self) -> None:
-        """There may be something to do in every queue."""
-        ...
-
-    async def wait_drained(self) -> None:
-        """Wait until nothing runs here and the queues hold only what other workers have to do."""
-        ...

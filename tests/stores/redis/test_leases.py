@@ -17,6 +17,8 @@ from tests.support.helpers import eventually
 from tests.support.redis_server import RedisServer
 from worker_runtime.arq import ArqRedis, RedisSettings, Retry, create_pool, func
 from worker_runtime.arq.worker import ArqWorker
+from worker_runtime.sharing.claimer import Claimer
+from worker_runtime.sharing.queues import SharedQueues
 from worker_runtime.stores.redis.leases import Lease, LeaseKeeper
 from worker_runtime.stores.redis.location import RedisLocation
 from worker_runtime.stores.redis.outbox import Finish
@@ -46,6 +48,12 @@ class Runs:
             "redis_settings": RedisSettings(port=port),
             "lease_s": LEASE_S,
         }
+
+
+def claimer_of(worker: ArqWorker) -> Claimer:
+    feed = worker.runtime.parts.feed
+    assert isinstance(feed, SharedQueues)
+    return feed.claimer
 
 
 async def _lapse(pool: ArqRedis, job_id: str) -> None:
@@ -134,10 +142,11 @@ async def test_a_retry_claimed_before_its_end_is_known_runs_once(server: RedisSe
 
         async def slow_answer(batch: list[Finish]) -> list[int]:
             answers = await write(batch)
-            claimed = worker.runtime.parts.shared.claimer.claimed_count  # type: ignore[union-attr]
+            claimer = claimer_of(worker)
+            claimed = claimer.claimed_count
             deadline = time.monotonic() + 0.3
             while time.monotonic() < deadline and len(tries) < 4:
-                if worker.runtime.parts.shared.claimer.claimed_count > claimed:  # type: ignore[union-attr]
+                if claimer.claimed_count > claimed:
                     break
                 await asyncio.sleep(0.01)
             return answers

@@ -37,6 +37,7 @@ from worker_runtime import (
 )
 from worker_runtime.acceptance.options import EnqueueOptions
 from worker_runtime.model.tasks.policy import JobOptions
+from worker_runtime.stores.redis.store import RedisStore
 
 
 class Point(msgspec.Struct):
@@ -347,10 +348,9 @@ async def test_arguments_that_are_not_plain_are_refused(server: RedisServer) -> 
 
 async def test_a_redis_that_is_not_there_is_refused_by_name() -> None:
     runtime = Runtime(TASKS, store="redis://127.0.0.1:1/0")
-    runtime.parts.shared.store.location = msgspec.structs.replace(  # type: ignore[union-attr]
-        runtime.parts.shared.store.location,  # type: ignore[union-attr]
-        conn_retries=0,
-    )
+    store = runtime.parts.store
+    assert isinstance(store, RedisStore)
+    store.location = msgspec.structs.replace(store.location, conn_retries=0)
     with pytest.raises(ConfigurationError, match=r"127\.0\.0\.1:1"):
         await runtime.start()
 

@@ -53,8 +53,7 @@ async def test_a_full_disk_refuses_new_jobs_and_loses_nothing(small_disk: Path) 
         assert len(accepted) > 10
 
         gate.set()  # the results need space that is not there
-        assert runtime.parts.store is not None
-        await eventually(lambda: runtime.parts.store.statistics()["unavailable"])  # type: ignore[union-attr]
+        await eventually(lambda: runtime.parts.store.statistics()["unavailable"])
         assert any(job.state == "running" for job in accepted)
         with pytest.raises(StoreUnavailable):
             await runtime.enqueue(hold, -1, "")

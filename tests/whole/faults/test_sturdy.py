@@ -436,7 +436,7 @@ async def test_no_error_ends_the_claims(own_server: Any, caplog: pytest.LogCaptu
     async with Runtime([quick], store=server.url) as runtime:
         with server.client() as client:
             client.set("arq:queue", "not a sorted set")
-            runtime.parts.shared.claimer.wake()  # type: ignore[union-attr]
+            runtime.parts.feed.look_again()
             await eventually(lambda: "WRONGTYPE" in caplog.text)
             client.delete("arq:queue")
         job = await runtime.enqueue(quick)

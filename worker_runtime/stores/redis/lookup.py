@@ -44,13 +44,19 @@ Lines = Sequence[tuple[str, int, str]]  # queue, priority, key
 class Lookup:
     """Reads and acts on jobs that other processes may hold. `lines` are the queues it knows."""
 
-    def __init__(self, client: Any, records: Records) -> None:
+    def __init__(
+        self,
+        client: Any,
+        records: Records,
+        lines: Lines,
+        find_task: Callable[[str], TaskDefinition],
+    ) -> None:
         self._client = client
         self._records = records
         self._cancel = Script("cancel")
         self._retry = Script("retry")
-        self.lines: Lines = ()
-        self.find_task: Callable[[str], TaskDefinition] = _no_tasks
+        self._lines = lines
+        self._find_task = find_task
 
     async def find(self, job_id: str) -> Job | None:
         """Raises StoreUnavailable."""
@@ -61,7 +67,7 @@ class Lookup:
 
     async def _find_many(self, job_ids: Sequence[str]) -> list[Job | None]:
         pipe = self._client.pipeline(transaction=False)
-        width = 6 + len(self.lines)
+        width = 6 + len(self._lines)
         for job_id in job_ids:
             pipe.get(RESULT_PREFIX + job_id)
             pipe.get(JOB_PREFIX + job_id)
@@ -69,7 +75,7 @@ class Lookup:
             pipe.get(RETRY_PREFIX + job_id)
             pipe.get(PROGRESS_PREFIX + job_id)
             pipe.hgetall(DEAD_PREFIX + job_id)
-            for _, _, key in self.lines:
+            for _, _, key in self._lines:
                 pipe.zscore(key, job_id)
         found = await pipe.execute()
         return [
@@ -80,7 +86,7 @@ class Lookup:
     def _job(self, job_id: str, found: list[Any]) -> Job | None:
         result, payload, is_running, tries, progress, dead = found[:6]
         line = next((i for i, score in enumerate(found[6:]) if score is not None), None)
-        queue, priority, _ = self.lines[line or 0] if self.lines else ("default", 2, "")
+        queue, priority, _ = self._lines[line or 0] if self._lines else ("default", 2, "")
         if result is not None:
             return self._ended(job_id, result, queue)
         if payload is None:
@@ -99,26 +105,26 @@ class Lookup:
     def _waiting(self, job_id: str, payload: bytes, queue: str, score: float) -> Job:
         try:
             found = self._records.wire.decode_job(payload)
-            task = self.find_task(found.function)
+            task = self._find_task(found.function)
             job = self._records.job(job_id, found, task, queue, int(score))
         except Exception:  # unreadable, or its arguments do not fit: it can be seen all the same
-            job = _bare_job(job_id, self.find_task(UNKNOWN_FUNCTION), queue, score / 1000)
+            job = _bare_job(job_id, self._find_task(UNKNOWN_FUNCTION), queue, score / 1000)
         job.order = _order(job.created_at, job_id)
         job.state = QUEUED
         return job
 
     def _ended(self, job_id: str, result: bytes, queue: str) -> Job:
         try:
-            job = self._records.ended_job(job_id, result, self.find_task, queue)
+            job = self._records.ended_job(job_id, result, self._find_task, queue)
         except Unreadable as error:
-            job = _bare_job(job_id, self.find_task(UNKNOWN_FUNCTION), queue, time.time())
+            job = _bare_job(job_id, self._find_task(UNKNOWN_FUNCTION), queue, time.time())
             vanished(job, f"its result cannot be read: {error}")
         job.order = _order(job.created_at, job_id)
         return job
 
     def _dead(self, job_id: str, dead: dict[bytes, bytes], queue: str) -> Job:
         at = float(dead.get(b"at", b"0"))
-        job = _bare_job(job_id, self.find_task(UNKNOWN_FUNCTION), queue, at)
+        job = _bare_job(job_id, self._find_task(UNKNOWN_FUNCTION), queue, at)
         job.state, job.ended_at = FAILED, at
         job.failure = Failure(
             Reason.ERROR, "DeadLetter", dead.get(b"reason", b"").decode("utf-8", "replace")
@@ -127,7 +133,7 @@ class Lookup:
 
     async def page(
         self, matches: Callable[[Job], bool], *, limit: int, below: int | None
-    ) -> tuple[list[Job], str | None]:
+    ) -> tuple[list[Job], int | None]:
         """Up to `limit` jobs that match, newest first, and the cursor of the rest. Looks at 10,000
         jobs at most: for people, not for a hot path. Raises StoreUnavailable."""
         try:
@@ -145,11 +151,11 @@ class Lookup:
         jobs = heapq.nlargest(limit + 1, chosen, key=lambda job: job.order)
         more = len(jobs) > limit
         jobs = jobs[:limit]
-        return jobs, str(jobs[-1].order) if more else None
+        return jobs, jobs[-1].order if more else None
 
     async def _listed(self) -> list[str]:
         job_ids: dict[str, None] = {}
-        for _, _, key in self.lines:
+        for _, _, key in self._lines:
             for raw in await self._client.zrevrange(key, 0, _LISTED_MAX - 1):
                 job_ids[raw.decode()] = None
         for prefix in (RESULT_PREFIX, DEAD_PREFIX):
@@ -164,7 +170,7 @@ class Lookup:
         now = time.time()
         failure = Failure(None, "JobCancelled", message or "cancelled before it started")
         transition = Transition(CANCELLED, now, None, failure, 0.0, job.attempt, job.crashes)
-        keys = [key for _, _, key in self.lines]
+        keys = [key for _, _, key in self._lines]
         lease = Lease(
             job.id, keys[0] if keys else "", "", job.attempt, 0, round(job.created_at * 1000)
         )
@@ -241,7 +247,3 @@ def _bare_job(job_id: str, task: TaskDefinition, queue: str, at: float) -> Job:
 def _order(created_at: float, job_id: str) -> int:
     """A place in line that is the same in every process: by time, then by id."""
     return round(created_at * 1000) * 1000 + zlib.crc32(job_id.encode()) % 1000
-
-
-def _no_tasks(name: str) -> TaskDefinition:
-    raise AssertionError("recover() comes first")

@@ -15,17 +15,36 @@ import math
 import os
 import socket
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from typing import Any
 
 from redis import exceptions
 
-from worker_runtime.errors import QueueFull, StoreUnavailable
+from worker_runtime.errors import (
+    ConfigurationError,
+    InvalidTransition,
+    QueueFull,
+    StoreUnavailable,
+    WorkerRuntimeError,
+)
+from worker_runtime.model.filter import JobFilter
 from worker_runtime.model.job import Job
 from worker_runtime.model.outcome import Transition
-from worker_runtime.model.states import QUEUED, SCHEDULED, Priority
-from worker_runtime.model.tasks.definition import TaskDefinition
-from worker_runtime.stores.boundary import Recorded
+from worker_runtime.model.states import QUEUED, SCHEDULED, TERMINAL_STATES, Priority
+from worker_runtime.stores.boundary import (
+    LOOKS_ONLY,
+    Accepted,
+    AdmitNow,
+    Admitter,
+    Feature,
+    Here,
+    Host,
+    New,
+    Recorded,
+    Recorder,
+    Session,
+)
 from worker_runtime.stores.redis.claims import ClaimCalls
 from worker_runtime.stores.redis.ends import EndCounts
 from worker_runtime.stores.redis.leases import Lease, LeaseKeeper, is_in_hand
@@ -60,6 +79,26 @@ class RedisStore:
     keys        the Redis keys of a queue, first to be served first, with the priority of each
     """
 
+    kind = "redis"
+    lacks: Mapping[Feature, str] = {
+        "unique_key": (
+            "unique_key does not work with a Redis store; give the job a job_id of its own"
+        ),
+        "after": "after does not work with a Redis store; enqueue from the job before it",
+        "workflows": "chains and groups do not work with a Redis store",
+        "delete": "a Redis store forgets ended jobs by itself, and only so",
+        "limits": (
+            "limits of queues, tasks and keys do not work with a Redis store, where other workers "
+            "start jobs too; leave limit and per_key out"
+        ),
+        "aging": (
+            "aging_s cannot work with a Redis store, where each priority is a line of its own; "
+            "leave it out"
+        ),
+        "transaction": "transaction() needs a store in a file: store='sqlite:///...'",
+    }
+    outlives_process = True
+    hands_out = True
     last_order = 0  # an order is made of the enqueue's time, which all processes share
 
     def __init__(
@@ -73,6 +112,7 @@ class RedisStore:
         lease_s: float = LEASE_S,
         payload_bytes_max: int = 1 << 20,
         result_ttl_s: float = 86_400.0,
+        capacities: Mapping[str, int] | None = None,
     ) -> None:
         self.location = location
         self.manner = manner or Manner(result_ttl_s=result_ttl_s)
@@ -82,13 +122,11 @@ class RedisStore:
         self.must_encode_results = is_plain
         self.keys = keys or (lambda name: [(int(p), k) for p, k in priority_keys(queue_key(name))])
         self.lease_s = lease_s
-        self.capacities: dict[str, int] = {}
-        self.on_room: Callable[[], None] = _nothing
-        self.on_lost: Callable[[list[str]], None] = _nothing
+        self._capacities = capacities or {}
+        self._host = LOOKS_ONLY
         self.finishing = 0
         self.ends = EndCounts()
-        # What attempts raised, until it is written: the record of a job keeps only the words.
-        self.errors: dict[str, Any] = {}
+        self._errors: dict[str, Any] = {}
         self._owner = f"{socket.gethostname()}:{os.getpid()}:{os.urandom(4).hex()}"
         self._unknown_key = ""
         self._enqueue = Script("enqueue")
@@ -113,9 +151,17 @@ class RedisStore:
 
     # Life
 
-    async def open(self) -> None:
+    @property
+    def recorder(self) -> Recorder:
+        return self
+
+    async def open(self, host: Host = LOOKS_ONLY) -> None:
         if self._is_open:
             return
+        self._host = host
+        digest = hashlib.sha256("\n".join(sorted(host.task_names)).encode()).hexdigest()[:16]
+        # Workers of one kind share the list of the jobs that they skip.
+        self._unknown_key = f"worker-runtime:unknown:{digest}"
         await check_server(self.location)
         loop = asyncio.get_running_loop()
         self._claim_client = self.location.connect(single_connection_client=True)
@@ -130,14 +176,14 @@ class RedisStore:
         self._claims = ClaimCalls(
             self._claim_client, self.leases, owner=self._owner, lease_s=self.lease_s
         )
-        self.lookup = Lookup(self.client, self.records)
+        lines = [(name, int(p), key) for name in host.queues for p, key in self.keys(name)]
+        self.lookup = Lookup(self.client, self.records, lines, host.find_task)
         self.outbox.start()
         self.leases.start()
         self._is_open = True
 
-    async def recover(self, tasks: Callable[[str], TaskDefinition]) -> AsyncIterator[Sequence[Job]]:
-        """Nothing to bring back: unfinished jobs are claimed, by whoever is free first."""
-        self.lookup.find_task = tasks
+    async def recover(self) -> AsyncIterator[Sequence[Job]]:
+        """None: unfinished jobs are claimed, by whoever is free first."""
         return
         yield ()
 
@@ -159,8 +205,56 @@ class RedisStore:
 
     # Accept
 
-    def record_accepted(self, jobs: Sequence[Job]) -> asyncio.Future[None] | None:
-        raise AssertionError("jobs are accepted into a shared store with `enqueue`")
+    async def accept(self, new: New, admitter: Admitter) -> Accepted:
+        admitter.check_room(new.job)
+        [accepted] = await self._accept([new.job], admitter)
+        return accepted
+
+    async def accept_all(self, news: Sequence[New], admitter: Admitter) -> list[Job]:
+        jobs = [new.job for new in news]
+        admitter.check_room_for(jobs)
+        return [job for job, _ in await self._accept(jobs, admitter)]
+
+    async def accept_each(
+        self, news: Sequence[New | AdmitNow | WorkerRuntimeError], admitter: Admitter
+    ) -> list[Accepted | WorkerRuntimeError]:
+        answers: list[Accepted | WorkerRuntimeError] = []
+        for new in news:
+            try:
+                if isinstance(new, New):
+                    answers.append(await self.accept(new, admitter))
+                else:
+                    answers.append(new if isinstance(new, WorkerRuntimeError) else (new(), True))
+            except WorkerRuntimeError as error:
+                answers.append(error)
+        return answers
+
+    async def _accept(self, jobs: Sequence[Job], admitter: Admitter) -> list[Accepted]:
+        """Put jobs into Redis. For each: its record, and whether it is new. Raises Refused;
+        JobConflict where the id belongs to a job with another payload."""
+        records: list[Accepted] = []
+        for job, is_new in zip(jobs, await self.enqueue(jobs), strict=True):
+            if is_new:
+                admitter.announce(job)
+                self._host.remember(job)
+                records.append((job, True))
+            else:
+                records.append((await self._kept(job, admitter), False))
+        return records
+
+    async def _kept(self, job: Job, admitter: Admitter) -> Job:
+        known = self._host.job_here(job.id) or await self.find(job.id)
+        if known is None:  # it ended and was forgotten in this very moment
+            [is_new] = await self.enqueue([job])
+            return job if is_new else await self._kept(job, admitter)
+        admitter.check_same(known, job)
+        return known
+
+    async def known(self, new: New, admitter: Admitter) -> Job | None:
+        known = await self.find(new.job.id) if new.is_named else None
+        if known is not None:
+            admitter.check_same(known, new.job)
+        return known
 
     async def enqueue(self, jobs: Sequence[Job]) -> list[bool]:
         """Put jobs into their queues, all or none. For each: False where its id is in use already.
@@ -172,7 +266,7 @@ class RedisStore:
             due_ms = round(max(job.due_at, job.created_at) * 1000)
             ttl_ms = due_ms - round(job.created_at * 1000) + EXPIRES_EXTRA_MS
             args += (job.id, self.key_of(job), due_ms, ttl_ms, self.records.payload(job))
-            args.append(self.capacities.get(job.queue, 0))
+            args.append(self._capacities.get(job.queue, 0))
         try:
             answers = await self._enqueue.call(self.client, *args)
         except (exceptions.RedisError, OSError) as error:
@@ -180,12 +274,9 @@ class RedisStore:
         if answers[0] == -1:
             name = jobs[answers[1] - 1].queue
             raise QueueFull(
-                f"queue {name!r} is full: {self.capacities[name]} jobs may wait in Redis, and do"
+                f"queue {name!r} is full: {self._capacities[name]} jobs may wait in Redis, and do"
             )
         return [answer == 1 for answer in answers]
-
-    async def acknowledged(self, job: Job) -> None:
-        """Nothing to wait for: a job that Redis has is accepted."""
 
     def key_of(self, job: Job) -> str:
         """The Redis key of the line that the job waits in."""
@@ -198,11 +289,6 @@ class RedisStore:
         return next((key for p, key in keys if p == int(Priority.NORMAL)), keys[-1][1])
 
     # Claim
-
-    def set_functions(self, names: Iterable[str]) -> None:
-        """Say which tasks this worker has. Workers of one kind share the list of jobs they skip."""
-        digest = hashlib.sha256("\n".join(sorted(names)).encode()).hexdigest()[:16]
-        self._unknown_key = f"worker-runtime:unknown:{digest}"
 
     async def claim(self, queue: str, limit: int) -> Claims:
         """Take up to `limit` due jobs of a queue. Raises redis errors; after one that may hide a
@@ -235,6 +321,14 @@ class RedisStore:
 
     # Run and end
 
+    def note_error(self, job_id: str, error: Any) -> None:
+        """What an attempt of the job raised, for its result: a job's record has only the words."""
+        self._errors[job_id] = error
+
+    def error_of(self, job_id: str) -> Any:
+        """What `note_error` was told last and is not written yet; None where nothing."""
+        return self._errors.get(job_id)
+
     def record_started(self, job: Job) -> asyncio.Future[None] | None:
         """Nothing to write: the claim counted the try."""
         return None
@@ -242,7 +336,7 @@ class RedisStore:
     def record_transition(self, job: Job, transition: Transition, then: Recorded) -> None:
         lease = self.leases.held.get(job.id)
         if lease is None:  # somebody else has taken it over, or ended it
-            self.errors.pop(job.id, None)
+            self._errors.pop(job.id, None)
             then(superseded=True)
             return
         before = self.manner.before_end(job, transition)
@@ -269,7 +363,7 @@ class RedisStore:
     def _put(self, job: Job, transition: Transition, lease: Lease, then: Recorded) -> None:
         finish = Finish(lease, done=_not_yet)
         finish.done = functools.partial(self._written, job, transition, finish, then)
-        error = self.errors.pop(job.id, None)
+        error = self._errors.pop(job.id, None)
         self.ends.count(job, transition)
         if transition.state in (QUEUED, SCHEDULED):
             is_later = transition.state is SCHEDULED
@@ -287,7 +381,7 @@ class RedisStore:
                 finish.result = result or b""
         lease.is_ending = True
         self.outbox.put(finish)
-        self.on_room()
+        self._host.on_room()
 
     @property
     def ending(self) -> int:
@@ -317,7 +411,7 @@ class RedisStore:
         if after is not None:
             self.finishing += 1
             self._run_hook(self._after(after))
-        self.on_room()
+        self._host.on_room()
 
     async def _give_back(self, lease: Lease) -> None:
         try:
@@ -334,7 +428,7 @@ class RedisStore:
             await after
         finally:
             self.finishing -= 1
-            self.on_room()
+            self._host.on_room()
 
     def _run_hook(self, run: Any) -> None:
         task = asyncio.get_running_loop().create_task(run)
@@ -346,13 +440,47 @@ class RedisStore:
         job_ids = [lease.job_id for lease in leases if is_in_hand(held, lease)]
         for job_id in job_ids:
             del held[job_id]
-        self.on_lost(job_ids)
+        self._host.on_lost(job_ids)
 
     # Look
 
     async def find(self, job_id: str) -> Job | None:
         """The job as Redis has it, waiting, running or ended. Raises StoreUnavailable."""
         return await self.lookup.find(job_id)
+
+    async def page(
+        self, wanted: JobFilter, here: Here, *, limit: int, below: int | None
+    ) -> tuple[list[Job], int | None]:
+        def current(job: Job) -> bool:
+            return wanted.matches(here.jobs.get(job.id, job))
+
+        jobs, next_below = await self.lookup.page(current, limit=limit, below=below)
+        return [here.jobs.get(job.id, job) for job in jobs], next_below
+
+    async def ended(self, task: str, *, limit: int, below: int | None) -> list[Job]:
+        wanted = JobFilter(TERMINAL_STATES, task=task)
+        jobs, _ = await self.lookup.page(wanted.matches, limit=limit, below=below)
+        return jobs
+
+    # Act
+
+    async def cancel(self, job: Job, message: str) -> bool:
+        ttl_ms = self.manner.result_ttl_ms(job)
+        return await self.lookup.cancel(job, message, 1000 if ttl_ms is None else ttl_ms)
+
+    async def bring_back(self, jobs: Sequence[Job], revive: Callable[[], None]) -> list[Job]:
+        records = []
+        for job in jobs:
+            if not await self.lookup.retry(job, self.key_of(job)):
+                raise InvalidTransition(f"job {job.id} waits or runs again already")
+            records.append(await self.find(job.id) or job)
+        return records
+
+    async def delete(self, job_ids: Sequence[str]) -> None:
+        raise InvalidTransition(self.lacks["delete"])
+
+    def transaction(self, timeout_s: float) -> AbstractAsyncContextManager[Session]:
+        raise ConfigurationError(self.lacks["transaction"])
 
     async def load_note(self, key: str) -> str | None:
         text = await self.client.get(_NOTE_PREFIX + key)
@@ -369,15 +497,11 @@ class RedisStore:
 
     def statistics(self) -> dict[str, Any]:
         return {
-            "kind": "redis",
+            "kind": self.kind,
             "where": self.location.shown,
             "held": len(self.leases.held) if self._is_open else 0,
             "unwritten": len(self.outbox) if self._is_open else 0,
         }
-
-
-def _nothing(*_: Any) -> None:
-    pass
 
 
 def _not_yet(_: bool) -> None:

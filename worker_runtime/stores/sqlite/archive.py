@@ -11,7 +11,7 @@ from worker_runtime.model.job import Job
 from worker_runtime.model.outcome import Transition
 from worker_runtime.model.states import QUEUED, State
 from worker_runtime.model.tasks.definition import TaskDefinition
-from worker_runtime.model.tasks.policy import TaskPolicy
+from worker_runtime.stores.boundary import parked
 from worker_runtime.stores.sqlite.batch import Batch
 from worker_runtime.stores.sqlite.file.reader import Reader
 from worker_runtime.stores.sqlite.file.retention import Retention
@@ -34,7 +34,7 @@ class Archive:
         self._reader = reader
         self._call = call
         self._retention = retention
-        self.tasks: Callable[[str], TaskDefinition] = _unknown_task
+        self.tasks: Callable[[str], TaskDefinition] = parked
 
     async def find(self, job_id: str) -> Job | None:
         """The ended job with that id. Unfinished ones are in memory."""
@@ -127,7 +127,3 @@ def _bounded(job_ids: Sequence[str]) -> list[str]:
     if len(job_ids) > IDS_MAX:
         raise ValueError(f"at most {IDS_MAX} job ids at a time, not {len(job_ids)}")
     return list(job_ids)
-
-
-def _unknown_task(name: str) -> TaskDefinition:
-    return TaskDefinition(None, TaskPolicy(), name=name)

@@ -10,7 +10,7 @@ import asyncio
 import os
 import sqlite3
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, Literal, get_args
 from urllib.parse import parse_qsl, unquote
@@ -18,10 +18,12 @@ from urllib.parse import parse_qsl, unquote
 import msgspec
 
 from worker_runtime.errors import ConfigurationError, InvalidArguments, PayloadTooLarge
+from worker_runtime.model.filter import JobFilter
 from worker_runtime.model.job import Job
 from worker_runtime.model.outcome import Transition
-from worker_runtime.model.states import FAILED, TERMINAL_STATES, State
-from worker_runtime.model.tasks.definition import TaskDefinition
+from worker_runtime.model.states import FAILED, TERMINAL_STATES
+from worker_runtime.stores.boundary import LOOKS_ONLY, Feature, Here, Host, Recorder
+from worker_runtime.stores.local import LocalStore
 from worker_runtime.stores.sqlite.archive import Archive
 from worker_runtime.stores.sqlite.batch import Batch, Row
 from worker_runtime.stores.sqlite.file.guard import FileInPlace, FileLock
@@ -83,12 +85,18 @@ def parse_url(url: str) -> tuple[str, Ack]:
     return path, ack
 
 
-class SqliteStore:
-    """Implements `stores.Store` in one file.
+class SqliteStore(LocalStore):
+    """Keeps jobs in one file.
 
     connect   makes connections to the path; tests put faults behind it
     on_fatal  called on the writer's thread when the file has failed; must not return in earnest
     """
+
+    kind = "sqlite"
+    lacks: Mapping[Feature, str] = {}
+    outlives_process = True
+    must_encode_results = True
+    last_order = 0
 
     def __init__(
         self,
@@ -97,9 +105,9 @@ class SqliteStore:
         connect: Connect = connect_default,
         on_fatal: Callable[[str], None] = exit_now,
     ) -> None:
+        super().__init__()
         self.settings = settings
         self.path = os.path.realpath(settings.path)
-        self.last_order = 0
         self._lock = FileLock(self.path + ".lock")
         self._connect = connect
         self._retention = Retention(count_max=settings.kept_count_max, ttl_s=settings.kept_ttl_s)
@@ -116,7 +124,12 @@ class SqliteStore:
 
     # Life
 
-    async def open(self) -> None:
+    @property
+    def recorder(self) -> Recorder:
+        return self
+
+    async def open(self, host: Host = LOOKS_ONLY) -> None:
+        self.archive.tasks = host.find_task
         self._lock.acquire()
         try:
             await self._journal.open()
@@ -138,12 +151,11 @@ class SqliteStore:
         await self._journal.close(_CLOSE_WITHIN_S)
         self._lock.release()
 
-    def recover(self, tasks: Callable[[str], TaskDefinition]) -> AsyncIterator[Sequence[Job]]:
-        self.archive.tasks = tasks
+    def recover(self) -> AsyncIterator[Sequence[Job]]:
         recovery = Recovery(
             self._reader,
             self._commit,
-            tasks,
+            self.archive.tasks,
             path=self.path,
             crashes_max=self.settings.crashes_max,
         )
@@ -196,20 +208,48 @@ class SqliteStore:
         return await self.archive.find(job_id)
 
     async def page(
-        self,
-        *,
-        states: Sequence[State],
-        queue: str | None,
-        task: str | None,
-        limit: int,
-        below: int | None,
-    ) -> list[Job]:
+        self, wanted: JobFilter, here: Here, *, limit: int, below: int | None
+    ) -> tuple[list[Job], int | None]:
+        """What is here, and the ended jobs that are only in the file."""
+        listed = here.listed(wanted.matches, limit=limit + 1, below=below)
+        found = {job.order: job for job in listed}
+        found.update(await self._only_in_file(wanted, here, listed, limit, below))
+        jobs = [found[order] for order in sorted(found, reverse=True)]
+        return jobs[:limit], jobs[limit - 1].order if len(jobs) > limit else None
+
+    async def _only_in_file(
+        self, wanted: JobFilter, here: Here, listed: Sequence[Job], limit: int, below: int | None
+    ) -> dict[int, Job]:
+        """Up to `limit` + 1 ended jobs that `listed` does not show already. One that is in memory
+        too counts as it is there: the file may be a commit behind."""
+        states = wanted.states & TERMINAL_STATES if wanted.states else TERMINAL_STATES
+        shown = {job.id for job in listed}
+        found: dict[int, Job] = {}
+        while states and len(found) <= limit:
+            rows = await self.archive.page(
+                states=sorted(states),
+                queue=wanted.queue,
+                task=wanted.task,
+                limit=limit + 1,
+                below=below,
+            )
+            for stored in rows:
+                job = here.jobs.get(stored.id, stored)
+                if job.id not in shown and wanted.matches(job):
+                    found[job.order] = job
+            if len(rows) <= limit:
+                break
+            below = rows[-1].order
+        return found
+
+    async def ended(self, task: str, *, limit: int, below: int | None) -> list[Job]:
         return await self.archive.page(
-            states=states, queue=queue, task=task, limit=limit, below=below
+            states=sorted(TERMINAL_STATES), task=task, limit=limit, below=below
         )
 
-    async def delete(self, job_ids: Sequence[str]) -> int:
-        return await self.archive.delete(job_ids)
+    async def delete(self, job_ids: Sequence[str]) -> None:
+        if job_ids:
+            await self.archive.delete(job_ids)
 
     async def load_note(self, key: str) -> str | None:
         rows = await self._reader.rows("SELECT text FROM worker_notes WHERE key = ?", (key,))
@@ -227,7 +267,7 @@ class SqliteStore:
         refused; the bytes are those of the file and of its log."""
         writer = self._journal.writer
         return {
-            "kind": "sqlite",
+            "kind": self.kind,
             "path": self.path,
             "ack": self.settings.ack,
             "waiting": self._journal.waiting,
