@@ -404,11 +404,11 @@ def slow_setup() -> None:
 
 
 def first_setup_is_slow(directory: str) -> None:
-    """In the first child it takes 2 s; `warm` is written a while after that child said so."""
+    """In the first child it takes 4 s; `warm` is written a while after that child said so."""
     started, warm = Path(directory, "started"), Path(directory, "warm")
     if not started.exists():
         started.write_text(str(os.getpid()))
-        time.sleep(2)
+        time.sleep(4)
         threading.Timer(0.5, warm.write_text, ["yes"]).start()
 
 

@@ -31,6 +31,7 @@ from worker_runtime.model.states import (
     Reason,
     StopReason,
 )
+from worker_runtime.model.tasks.crash_rule import reason_to_fail
 from worker_runtime.model.tasks.tally import DURATION_BUCKETS_S
 from worker_runtime.stores.boundary import Recorder
 
@@ -180,8 +181,8 @@ class Finisher:
 
     def _crashed(self, job: Job, outcome: Outcome, failure: Failure, now: float) -> Transition:
         crashes = job.crashes + 1
-        may_run_again = outcome.retryable and job.task.on_crash == "retry"
-        if may_run_again and crashes < self._crashes_max:
+        reason = reason_to_fail(job.task.on_crash, crashes, self._crashes_max)
+        if outcome.retryable and reason is None:
             again = _waiting(job, now, 0.0, attempt=job.attempt, failure=failure)
             return msgspec.structs.replace(again, crashes=crashes)
         return Transition(FAILED, now, None, failure, 0.0, job.attempt, crashes)

@@ -18,6 +18,7 @@ from worker_runtime.model.job import Job
 from worker_runtime.model.outcome import Outcome, OutcomeKind
 from worker_runtime.model.registry import TaskRegistry
 from worker_runtime.model.states import RUNNING, Reason, StopReason
+from worker_runtime.model.tasks.crash_rule import reason_to_fail
 from worker_runtime.sharing.watched import WatchedJobs
 from worker_runtime.stores.redis.lookup import UNKNOWN_FUNCTION
 from worker_runtime.stores.redis.manner import Claimed
@@ -162,13 +163,12 @@ class Admission:
         if not claimed.crashes:
             return True
         task = self._registry.find(found.function)
-        if task.on_crash == "fail":
-            text, reason = "its worker died while it ran", Reason.INTERRUPTED
-        elif claimed.crashes >= self._crashes_max:
-            text = f"its worker died with it {claimed.crashes} times"
-            reason = Reason.CRASHED
-        else:
+        reason = reason_to_fail(task.on_crash, claimed.crashes, self._crashes_max)
+        if reason is None:
             return True
+        text = "its worker died while it ran"
+        if reason is Reason.CRASHED:
+            text = f"its worker died with it {claimed.crashes} times"
         job = self._bare(lane, claimed, found)
         job.crashes = max(0, claimed.crashes - (reason is Reason.CRASHED))
         failure = Failure(reason, "WorkerDied", text)

@@ -118,15 +118,11 @@ class LimitedQueue(PriorityQueue):
                 yield from (job for job in line if job.id not in self._withdrawn)
         yield from super().__iter__()
 
-    def push(self, job: Job, *, front: bool = False) -> None:
+    def push(self, job: Job) -> None:
         if job.id in self._withdrawn:
             self._compact()
         self.waiting += 1
-        line = self._line_of(job)
-        if front:
-            line.appendleft(job)
-        else:
-            line.append(job)
+        self._line_of(job).append(job)
 
     def promote_due(self, now: float) -> list[Job]:
         due = super().promote_due(now)

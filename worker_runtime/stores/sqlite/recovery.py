@@ -15,6 +15,7 @@ from worker_runtime.model.activity import Failure
 from worker_runtime.model.job import Job
 from worker_runtime.model.outcome import Transition
 from worker_runtime.model.states import FAILED, QUEUED, Reason
+from worker_runtime.model.tasks.crash_rule import reason_to_fail
 from worker_runtime.model.tasks.definition import TaskDefinition
 from worker_runtime.stores.sqlite.batch import Batch
 from worker_runtime.stores.sqlite.file.reader import Reader
@@ -118,12 +119,10 @@ class Recovery:
 def after_crash(job: Job, crashes_max: int, now: float) -> Transition:
     """What becomes of `job`, which was running when its process died. `now` is Unix seconds."""
     crashes = job.crashes + 1
+    reason = reason_to_fail(job.task.on_crash, crashes, crashes_max)
     text = f"the worker process died while attempt {job.attempt} ran"
-    if job.task.on_crash == "fail":
-        failure = Failure(Reason.INTERRUPTED, "ProcessDied", text)
-        return _failed(job, failure, now, crashes)
-    failure = Failure(Reason.CRASHED, "ProcessDied", text)
-    if crashes >= crashes_max:
+    failure = Failure(reason or Reason.CRASHED, "ProcessDied", text)
+    if reason is not None:
         return _failed(job, failure, now, crashes)
     return Transition(QUEUED, now, None, failure, job.due_at, job.attempt, crashes)
 

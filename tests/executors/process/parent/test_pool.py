@@ -453,7 +453,7 @@ async def test_setup_runs_once_in_each_child_and_is_left(tmp_path: Path) -> None
 async def test_a_child_that_was_warm_too_late_gets_no_work(tmp_path: Path) -> None:
     """The forkserver is stopped, so that the order to kill the child is late as well."""
     setup = functools.partial(tasks.first_setup_is_slow, str(tmp_path))
-    async with process_pool(tasks.sleep, size_min=0, start_timeout_s=0.5, setup=setup) as pool:
+    async with process_pool(tasks.sleep, size_min=0, start_timeout_s=1.5, setup=setup) as pool:
         call = pool.call(tasks.sleep, 1)
         forkserver = psutil.Process(int(await written(tmp_path / "started"))).parent()
         assert forkserver is not None
