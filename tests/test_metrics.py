@@ -10,7 +10,7 @@ from prometheus_client import CollectorRegistry, Counter, Metric
 from prometheus_client.parser import text_string_to_metric_families
 
 from worker_runtime import JobFailed, Retry, Runtime, task
-from worker_runtime.metrics import exposition
+from worker_runtime.metrics import cumulative, exposition
 
 Samples = dict[tuple[str, tuple[tuple[str, str], ...]], float]
 
@@ -63,6 +63,15 @@ async def test_jobs_are_counted_by_task_state_and_reason() -> None:
     assert samples[ended("fail", "failed", "timeout")] == 0
     assert samples["worker_runtime_jobs_requeued_total", (("task", "fail"),)] == 2
     assert samples["worker_runtime_history_jobs", ()] == 5
+
+
+def test_buckets_hold_all_below_their_bound_and_some_bounds_may_be_left_out() -> None:
+    counts = [1, 0, 4, 2]
+    whole = [("1", 1.0), ("2.5", 1.0), ("10", 5.0), ("+Inf", 7.0)]
+    assert cumulative((1, 2.5, 10), counts) == whole
+    assert cumulative((1, 2.5, 10), iter(counts), {10}) == whole[2:]
+    with pytest.raises(ValueError, match="shorter"):
+        cumulative((1, 2.5, 10), counts[:3])
 
 
 async def test_the_histogram_is_cumulative_and_counts_each_attempt() -> None:

@@ -1,7 +1,8 @@
 """The progress bridge that a KTRDR worker's engines report through, on top of a JobContext.
 
 For engines that come from there: they keep calling `set_progress`, `_update_state` and
-`_append_metric` and reading their cancellation token. New tasks use the context itself.
+`_append_metric` and reading their cancellation token. New tasks use the context itself. Its names
+are those of KTRDR's guide for workers and of the bridges that KTRDR's own workers have.
 """
 
 from __future__ import annotations

@@ -204,9 +204,9 @@ def _check(target: str | None, options: ListenOptions) -> int:
         name = (target or "").replace(":", ".").rpartition(".")[2]
         sources = arq_settings(target) if name[:1].isupper() else []
         if sources:
-            from worker_runtime.standalone import settings_classes as arq_run
+            from worker_runtime.standalone import settings_classes
 
-            return arq_run.check_health(sources)
+            return settings_classes.check_health(sources)
         healthy, text = check_health(Settings.from_environment(**options.given()))
     except ConfigurationError as error:
         healthy, text = False, str(error)
@@ -241,9 +241,9 @@ def _run(
     end_with_supervisor()
     sources = arq_settings(target)
     if sources:
-        from worker_runtime.standalone import settings_classes as arq_run
+        from worker_runtime.standalone import settings_classes
 
-        return arq_run.run(
+        return settings_classes.run(
             sources,
             settings,
             burst=burst,

@@ -1,7 +1,7 @@
 """What a worker tells its backend about itself: where it is, what it can do, and what has ended.
 
 A worker writes these documents (`web/operations`), a fleet's front reads them (`fleet`). They are
-those of KTRDR, read from what its `ktrdr/workers/base.py` sends and its `ktrdr/api/endpoints` take.
+KTRDR's, read from what its `ktrdr/workers/base.py` sends and its `ktrdr/api/endpoints` take.
 """
 
 from __future__ import annotations

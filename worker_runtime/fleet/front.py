@@ -1,4 +1,4 @@
-"""Many workers as one: a front to mount in a backend.
+"""The front itself: what a backend asks it, and how it asks its workers.
 
 It knows who registered, asks for their health, chooses one for each operation and passes on what is
 asked about it. It queues nothing and keeps nothing that its workers do not have: after a restart

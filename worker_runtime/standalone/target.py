@@ -4,7 +4,7 @@
                     dict of tasks
 `module`            every function in it that is marked with `@task`
 `pkg.mod.Name`      the same as `pkg.mod:Name`; an arq settings class, or several with commas
-nothing             the built-in tasks: the sandbox's simulated `task`, and some to try
+nothing             the built-in tasks: one that simulates work, and some to try
 """
 
 from __future__ import annotations

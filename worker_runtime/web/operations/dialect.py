@@ -1,4 +1,4 @@
-"""The operations dialect: a worker that a KTRDR backend dispatches operations to.
+"""The operations dialect's routes, and the worker's place in its backend's registry.
 
 Every task marked with a domain is started at `POST /{domain}/start`. One operation at a time over
 all domains: the backend's registry knows one per worker, and fails any other as an orphan.

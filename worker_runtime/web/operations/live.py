@@ -35,8 +35,7 @@ class LiveOperations:
         self._runtime = runtime
         self._domains = domains
         self._on_ended = on_ended
-        queues = {task.queue for task in domains.values()}
-        self._queues = sorted(queues)
+        self._queues = sorted({task.queue for task in domains.values()})
         self._watched: dict[str, Job] = {}
         self._cut_short: list[str] = []
         self.starting: str | None = None

@@ -1,4 +1,4 @@
-"""The backend's Prometheus names for operations."""
+"""The backend's Prometheus names for operations, which its dashboards ask for."""
 
 from __future__ import annotations
 

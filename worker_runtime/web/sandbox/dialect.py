@@ -1,9 +1,8 @@
-"""The sandbox dialect: a worker behind the network sandbox's load balancer.
+"""The sandbox dialect's routes: `/task`, `/status` and `/config`.
 
-It speaks the union of what the sandbox's guide describes and what its load balancer, dashboards
-and three real workers do; where two disagree the guide wins. Two facts of the load balancer shape
-everything: it takes a worker out after three 5xx in a row, so that input errors are 4xx and a
-burst is queued instead of refused; and it gives a task up after 30 seconds.
+Two facts of the load balancer shape everything: it takes a worker out after three 5xx in a row, so
+that input errors are 4xx and a burst is queued instead of refused; and it gives a task up after 30
+seconds.
 """
 
 from __future__ import annotations

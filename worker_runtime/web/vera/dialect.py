@@ -1,4 +1,4 @@
-"""The vera dialect: a node of Vera's orchestrator.
+"""The vera dialect's routes.
 
 Three doors onto the same tasks: submitting and polling (the worker guide's own API), the blocking
 `/execute` of the orchestrator's remote workers, and the `/submit` of its cluster pool. Which

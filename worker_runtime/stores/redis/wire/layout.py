@@ -1,8 +1,7 @@
 """arq's wire format: its keys in Redis, its job and its result as bytes.
 
-The source is arq 0.28 (`arq/constants.py`, `arq/jobs.py`, `arq/worker.py`); 0.25 to 0.28 agree. All
-times on the wire are integer milliseconds since 1970. A serializer pair is the fleet's choice and
-nothing on the wire names it; the default is pickle, read with `pickles`.
+All times on the wire are integer milliseconds since 1970. A serializer pair is the fleet's choice
+and nothing on the wire names it; the default is pickle, read with `pickles`.
 """
 
 from __future__ import annotations
