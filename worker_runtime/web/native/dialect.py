@@ -7,12 +7,11 @@ documents. A client that goes away while it waits leaves its job alone.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
 from aiohttp import web
-from prometheus_client import Metric
 
 from worker_runtime.acceptance.call import Call
 from worker_runtime.acceptance.handle import JobHandle
@@ -32,7 +31,8 @@ from worker_runtime.web.native.documents import (
 from worker_runtime.web.wire.bodies.answers import answer, encode_json, problem
 from worker_runtime.web.wire.bodies.media import is_msgpack, media_type, wants_msgpack
 from worker_runtime.web.wire.bodies.reading import Body, read_body
-from worker_runtime.web.wire.query import number
+from worker_runtime.web.wire.dialect import DialectDefaults
+from worker_runtime.web.wire.query import flag, number, only, whole, word
 from worker_runtime.web.wire.rejection import Rejection, problem_document, rejection_of
 from worker_runtime.web.wire.uptime import uptime_s
 from worker_runtime.web.wire.waits import JobWaits
@@ -45,11 +45,10 @@ _FILTERS = frozenset({"state", "queue", "task", "limit"})
 _STATES = {str(state): state for state in State}
 
 
-class Native:
+class Native(DialectDefaults):
     """Jobs, queues and tasks of one runtime under `prefix`."""
 
     name = "native"
-    open_paths: frozenset[str] = frozenset()
 
     def __init__(self, runtime: Runtime, settings: Settings, *, prefix: str) -> None:
         self._runtime = runtime
@@ -91,20 +90,8 @@ class Native:
             "uptime": uptime_s(self._runtime),
         }
 
-    def collect(self) -> Iterable[Metric]:
-        return ()
-
-    def metrics_document(self) -> Mapping[str, Any] | None:
-        return None
-
     def refuse(self, request: web.BaseRequest, rejection: Rejection) -> web.Response:
         return problem(request, rejection)
-
-    async def open(self) -> None:
-        pass
-
-    async def close(self) -> None:
-        pass
 
     # Jobs
 
@@ -143,7 +130,7 @@ class Native:
     async def _cancel(self, request: web.Request) -> web.Response:
         """200: it has ended as cancelled. 202: it was told to stop. 409: it had ended otherwise.
         With `?purge=true`, 204: it had ended and is kept no longer. 409: it has not ended."""
-        if _flag(request, "purge"):
+        if flag(request, "purge", is_exact=True):
             await self._runtime.delete(request.match_info["id"])
             return web.Response(status=204)
         job = await self._runtime.job(request.match_info["id"])
@@ -319,27 +306,13 @@ class Native:
 
 def _state(request: web.Request, allowed: frozenset[str]) -> State | None:
     """The state that `?state=` names. Raises Rejection, also for a parameter not in `allowed`."""
-    for name in request.query:
-        if name not in allowed:
-            detail = f"unknown parameter `{name[:64]}`; allowed: {', '.join(sorted(allowed))}"
-            raise Rejection(422, "invalid_query", detail)
-    word = request.query.get("state")
-    if word is not None and word not in _STATES:
-        detail = f"`state`: must be one of {', '.join(_STATES)}, not {word[:40]!r}"
-        raise Rejection(422, "invalid_query", detail)
-    return None if word is None else _STATES[word]
+    only(request, allowed)
+    given = word(request, "state", _STATES)
+    return None if given is None else _STATES[given]
 
 
 def _limit(request: web.Request, default: int) -> int:
-    return int(number(request, "limit", low=1, high=1000, default=default, is_whole=True))
-
-
-def _flag(request: web.Request, name: str) -> bool:
-    word = request.query.get(name, "false")
-    if word not in ("true", "false"):
-        detail = f"`{name}`: must be true or false, not {word[:40]!r}"
-        raise Rejection(422, "invalid_query", detail)
-    return word == "true"
+    return whole(request, "limit", low=1, high=1000, default=default)
 
 
 def _wait_s(request: web.Request) -> float:
