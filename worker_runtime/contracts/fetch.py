@@ -10,6 +10,8 @@ from typing import Any
 import aiohttp
 import msgspec
 
+from worker_runtime.contracts.incoming import TooManyBytes, read_at_most
+
 _decode = msgspec.json.Decoder().decode
 _encode = msgspec.json.Encoder().encode
 _TEXT_CHARS_MAX = 200
@@ -91,12 +93,9 @@ async def fetch(
 
 
 async def _read(response: aiohttp.ClientResponse, bytes_max: int) -> bytes:
-    parts: list[bytes] = []
-    size = 0
-    async for part in response.content.iter_any():
-        size += len(part)
-        if size > bytes_max:
-            response.close()
-            raise FetchFailed(f"the answer is larger than the {bytes_max} bytes allowed")
-        parts.append(part)
-    return b"".join(parts)
+    try:
+        return await read_at_most(response.content, bytes_max)
+    except TooManyBytes:
+        response.close()
+        text = f"the answer is larger than the {bytes_max} bytes allowed"
+        raise FetchFailed(text) from None

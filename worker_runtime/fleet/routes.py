@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import UTC, datetime
 from typing import Any, TypeVar
@@ -10,6 +9,7 @@ from typing import Any, TypeVar
 import msgspec
 from aiohttp import web
 
+from worker_runtime.contracts.incoming import TooManyBytes, read_at_most, truth_of
 from worker_runtime.contracts.registration import CompletedOperation, Registration, StatusChange
 from worker_runtime.fleet.front import Fleet, FleetError
 
@@ -78,7 +78,7 @@ class _Routes:
         return await self._fleet.start_operation(request.match_info["domain"], body)
 
     async def operation(self, request: web.Request) -> Any:
-        fresh = request.query.get("force_refresh", "").lower() in ("true", "1")
+        fresh = truth_of(request.query.get("force_refresh", "")) is True
         return _data(await self._fleet.operation(request.match_info["id"], force_refresh=fresh))
 
     async def metrics(self, request: web.Request) -> Any:
@@ -110,13 +110,10 @@ class _Routes:
 
 async def _body(request: web.Request, kind: type[T]) -> T:
     try:
-        async with asyncio.timeout(BODY_TIMEOUT_S):
-            data = bytearray()
-            async for part in request.content.iter_any():
-                data += part
-                if len(data) > BODY_BYTES_MAX:
-                    raise FleetError(413, f"the body is larger than {BODY_BYTES_MAX} bytes")
-        return msgspec.json.decode(bytes(data), type=kind)
+        data = await read_at_most(request.content, BODY_BYTES_MAX, timeout_s=BODY_TIMEOUT_S)
+        return msgspec.json.decode(data, type=kind)
+    except TooManyBytes:
+        raise FleetError(413, f"the body is larger than {BODY_BYTES_MAX} bytes") from None
     except TimeoutError:
         raise FleetError(408, f"the body did not arrive within {BODY_TIMEOUT_S:g} s") from None
     except msgspec.ValidationError as error:

@@ -6,62 +6,44 @@ documents. A client that goes away while it waits leaves its job alone.
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-import msgspec
 from aiohttp import web
-from prometheus_client import Metric
 
-from worker_runtime.acceptance.call import Call
-from worker_runtime.acceptance.handle import JobHandle
-from worker_runtime.acceptance.options import EnqueueOptions
-from worker_runtime.contracts.job_documents import BatchItem, NewJob
-from worker_runtime.errors import InvalidJob, Unavailable, UnknownJob, WorkerRuntimeError
+from worker_runtime.contracts.job_documents import NewJob
 from worker_runtime.model.job import Job
 from worker_runtime.model.states import CANCELLED, State
 from worker_runtime.runtime import Runtime
 from worker_runtime.settings import Settings
-from worker_runtime.web.native.documents import (
-    document_of,
-    options_of,
-    shown_job,
-    task_document,
-)
-from worker_runtime.web.wire.bodies.answers import answer, encode_json, problem
-from worker_runtime.web.wire.bodies.media import is_msgpack, media_type, wants_msgpack
-from worker_runtime.web.wire.bodies.reading import Body, read_body
-from worker_runtime.web.wire.query import number
-from worker_runtime.web.wire.rejection import Rejection, problem_document, rejection_of
+from worker_runtime.web.native.accepting import asked_wait_s, ended_within, options_of, parents_of
+from worker_runtime.web.native.batch import Batches
+from worker_runtime.web.native.documents import document_of, shown_job, task_document
+from worker_runtime.web.wire.bodies.answers import answer, problem
+from worker_runtime.web.wire.bodies.media import wants_msgpack
+from worker_runtime.web.wire.bodies.reading import Body
+from worker_runtime.web.wire.dialect import DialectDefaults
+from worker_runtime.web.wire.query import flag, only, whole, word
+from worker_runtime.web.wire.rejection import Rejection
 from worker_runtime.web.wire.uptime import uptime_s
 from worker_runtime.web.wire.waits import JobWaits
 
-WAIT_MAX_S = 60.0
-BATCH_JOBS_MAX = 10_000
-NDJSON_TYPE = "application/x-ndjson"
-_NDJSON_TYPES = frozenset({NDJSON_TYPE, "application/ndjson", "application/jsonl"})
 _FILTERS = frozenset({"state", "queue", "task", "limit"})
 _STATES = {str(state): state for state in State}
 
 
-class Native:
+class Native(DialectDefaults):
     """Jobs, queues and tasks of one runtime under `prefix`."""
 
     name = "native"
-    open_paths: frozenset[str] = frozenset()
 
     def __init__(self, runtime: Runtime, settings: Settings, *, prefix: str) -> None:
         self._runtime = runtime
         self._prefix = prefix
         self._waits = JobWaits(runtime)
         self._result_bytes_max = settings.result_bytes_max
-        bytes_max = settings.payload_bytes_max
-        self._bytes_max = bytes_max
-        self._new_job: Body[NewJob] = Body(NewJob, bytes_max=bytes_max)
-        self._item: Body[NewJob] = Body(NewJob, bytes_max=bytes_max, name="job")
-        self._batch: Body[list[NewJob]] = Body(list[NewJob], bytes_max=bytes_max)
-        self._raw_batch: Body[list[msgspec.Raw]] = Body(list[msgspec.Raw], bytes_max=bytes_max)
+        self._new_job: Body[NewJob] = Body(NewJob, bytes_max=settings.payload_bytes_max)
+        self._batches = Batches(runtime, settings, self._waits)
 
     def routes(self) -> Sequence[web.RouteDef]:
         at = self._prefix
@@ -69,7 +51,7 @@ class Native:
             web.post(f"{at}/jobs", self._create),
             web.get(f"{at}/jobs", self._list),
             web.delete(f"{at}/jobs", self._delete_many),
-            web.post(f"{at}/jobs/batch", self._create_batch),
+            web.post(f"{at}/jobs/batch", self._batches.create),
             web.post(f"{at}/jobs/retry", self._retry_many),
             web.get(f"{at}/jobs/{{id}}", self._show),
             web.delete(f"{at}/jobs/{{id}}", self._cancel),
@@ -91,41 +73,30 @@ class Native:
             "uptime": uptime_s(self._runtime),
         }
 
-    def collect(self) -> Iterable[Metric]:
-        return ()
-
-    def metrics_document(self) -> Mapping[str, Any] | None:
-        return None
-
     def refuse(self, request: web.BaseRequest, rejection: Rejection) -> web.Response:
         return problem(request, rejection)
-
-    async def open(self) -> None:
-        pass
-
-    async def close(self) -> None:
-        pass
 
     # Jobs
 
     async def _create(self, request: web.Request) -> web.Response:
         """202 and where to look, or with `?wait_s=` 200 and the ended job."""
-        wait_s = _wait_s(request)
+        wait_s = asked_wait_s(request)
         new = await self._new_job.read(request)
-        options = options_of(new, await self._parents(new)) if new.after else options_of(new)
+        parents = await parents_of(self._runtime, new) if new.after else ()
+        options = options_of(new, parents)
         handle = await self._runtime.doorway.enqueue_with(
             options, new.task, tuple(new.args), new.kwargs
         )
         job = handle.job
-        if wait_s and await self._ended_within(job, wait_s):
+        if wait_s and await ended_within(self._waits, job, wait_s):
             return self._job_answer(request, job, 200)
         return self._job_answer(request, job, 202, {"Location": f"{self._prefix}/jobs/{job.id}"})
 
     async def _show(self, request: web.Request) -> web.Response:
-        wait_s = _wait_s(request)
+        wait_s = asked_wait_s(request)
         job = await self._runtime.job(request.match_info["id"])
         if wait_s:
-            await self._ended_within(job, wait_s)
+            await ended_within(self._waits, job, wait_s)
         packed = wants_msgpack(request)
         return answer(request, shown_job(job, packed=packed, bytes_max=self._result_bytes_max))
 
@@ -143,7 +114,7 @@ class Native:
     async def _cancel(self, request: web.Request) -> web.Response:
         """200: it has ended as cancelled. 202: it was told to stop. 409: it had ended otherwise.
         With `?purge=true`, 204: it had ended and is kept no longer. 409: it has not ended."""
-        if _flag(request, "purge"):
+        if flag(request, "purge", is_exact=True):
             await self._runtime.delete(request.match_info["id"])
             return web.Response(status=204)
         job = await self._runtime.job(request.match_info["id"])
@@ -182,76 +153,6 @@ class Native:
         )
         return answer(request, result)
 
-    async def _create_batch(self, request: web.Request) -> web.Response:
-        """One answer per item, in order: each is accepted or refused on its own."""
-        wait_s = _wait_s(request)
-        lines = media_type(request) in _NDJSON_TYPES
-        items = await self._read_batch(request, lines=lines)
-        if len(items) > BATCH_JOBS_MAX:
-            detail = f"a batch may have {BATCH_JOBS_MAX} jobs, not {len(items)}"
-            raise Rejection(422, "invalid_batch", detail)
-        outcomes = await self._enqueue_batch(items)
-        if wait_s:
-            await self._all_ended_within(outcomes, wait_s)
-        packed = not lines and wants_msgpack(request)
-        answers = [self._item_answer(outcome, packed=packed) for outcome in outcomes]
-        if lines:
-            body = b"".join(encode_json(item) + b"\n" for item in answers)
-            return web.Response(body=body, content_type=NDJSON_TYPE)
-        return answer(request, answers)
-
-    async def _read_batch(
-        self, request: web.Request, *, lines: bool
-    ) -> Sequence[NewJob | Rejection]:
-        """The items, those that cannot be decoded as their rejections. Raises Rejection where the
-        body as a whole cannot be."""
-        packed = False if lines else is_msgpack(request)
-        data = await read_body(request, self._bytes_max)
-        if lines:
-            raw = [line for line in data.splitlines() if line.strip()]
-            return [self._decode_item(line) for line in raw]
-        try:
-            return self._batch.decode(data, packed=packed)
-        except Rejection as rejection:
-            if rejection.status != 422:
-                raise
-        raw_items = self._raw_batch.decode(data, packed=packed)
-        return [self._decode_item(bytes(item), packed=packed) for item in raw_items]
-
-    def _decode_item(self, data: bytes, *, packed: bool = False) -> NewJob | Rejection:
-        try:
-            return self._item.decode(data, packed=packed)
-        except Rejection as rejection:
-            return rejection
-
-    async def _enqueue_batch(
-        self, items: Sequence[NewJob | Rejection]
-    ) -> list[JobHandle[Any] | Exception]:
-        refused: dict[int, Exception] = {}
-        calls: list[tuple[EnqueueOptions, Call[Any]]] = []
-        for place, item in enumerate(items):
-            try:
-                if isinstance(item, Rejection):
-                    raise item
-                call: Call[Any] = Call(item.task, tuple(item.args), item.kwargs or {})
-                after = await self._parents(item) if item.after else ()
-                calls.append((options_of(item, after), call))
-            except (Rejection, WorkerRuntimeError) as error:
-                refused[place] = error
-        enqueued = await self._runtime.doorway.enqueue_each(calls)
-        if not refused:
-            return list(enqueued)
-        accepted = iter(enqueued)
-        return [refused[n] if n in refused else next(accepted) for n in range(len(items))]
-
-    def _item_answer(self, outcome: JobHandle[Any] | Exception, *, packed: bool) -> BatchItem:
-        if isinstance(outcome, JobHandle):
-            job = outcome.job
-            document = document_of(job, packed=packed, bytes_max=self._result_bytes_max)
-            return BatchItem(200 if job.is_ended else 202, document)
-        rejection = rejection_of(outcome)
-        return BatchItem(rejection.status, None, problem_document(rejection))
-
     # Queues and tasks
 
     async def _queues(self, request: web.Request) -> web.Response:
@@ -280,31 +181,6 @@ class Native:
 
     # Inside
 
-    async def _parents(self, new: NewJob) -> list[JobHandle[Any]]:
-        """Raises InvalidJob where a job that is to come first is not kept."""
-        try:
-            return [await self._runtime.find(job_id) for job_id in new.after]
-        except UnknownJob as error:
-            raise InvalidJob(f"`after`: {error}") from None
-
-    async def _ended_within(self, job: Job, seconds: float) -> bool:
-        """Whether the job ended in time. The job was accepted, so that not being able to wait for
-        it is no refusal."""
-        try:
-            return await self._waits.ended_within(job, seconds)
-        except Unavailable:
-            return False
-
-    async def _all_ended_within(
-        self, outcomes: Sequence[JobHandle[Any] | Exception], seconds: float
-    ) -> None:
-        until = time.monotonic() + seconds
-        for outcome in outcomes:
-            if isinstance(outcome, JobHandle) and not outcome.job.is_ended:
-                left_s = until - time.monotonic()
-                if left_s <= 0 or not await self._ended_within(outcome.job, left_s):
-                    return
-
     def _job_answer(
         self,
         request: web.Request,
@@ -319,29 +195,10 @@ class Native:
 
 def _state(request: web.Request, allowed: frozenset[str]) -> State | None:
     """The state that `?state=` names. Raises Rejection, also for a parameter not in `allowed`."""
-    for name in request.query:
-        if name not in allowed:
-            detail = f"unknown parameter `{name[:64]}`; allowed: {', '.join(sorted(allowed))}"
-            raise Rejection(422, "invalid_query", detail)
-    word = request.query.get("state")
-    if word is not None and word not in _STATES:
-        detail = f"`state`: must be one of {', '.join(_STATES)}, not {word[:40]!r}"
-        raise Rejection(422, "invalid_query", detail)
-    return None if word is None else _STATES[word]
+    only(request, allowed)
+    given = word(request, "state", _STATES)
+    return None if given is None else _STATES[given]
 
 
 def _limit(request: web.Request, default: int) -> int:
-    return int(number(request, "limit", low=1, high=1000, default=default, is_whole=True))
-
-
-def _flag(request: web.Request, name: str) -> bool:
-    word = request.query.get(name, "false")
-    if word not in ("true", "false"):
-        detail = f"`{name}`: must be true or false, not {word[:40]!r}"
-        raise Rejection(422, "invalid_query", detail)
-    return word == "true"
-
-
-def _wait_s(request: web.Request) -> float:
-    """`?wait_s=`: how long the answer may wait for the job's end, 0 to 60 seconds."""
-    return number(request, "wait_s", low=0.0, high=WAIT_MAX_S, default=0.0)
+    return whole(request, "limit", low=1, high=1000, default=default)

@@ -1,51 +1,19 @@
-"""What the native dialect's bodies look like, and what a job looks like in them."""
+"""What the native dialect shows: jobs with their results, tasks with the schema of their
+parameters."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import msgspec
 
-from worker_runtime.acceptance.handle import JobHandle
-from worker_runtime.acceptance.options import WIRE, EnqueueOptions, enqueue_options
-from worker_runtime.contracts.job_documents import JobDocument, NewJob, ShownJob
-from worker_runtime.errors import InvalidJob
+from worker_runtime.contracts.job_documents import JobDocument, ShownJob
 from worker_runtime.model.job import Job
 from worker_runtime.model.snapshot import attempts_of, described_as
-from worker_runtime.model.states import COMPLETED, PRIORITY_NAMES, Priority
+from worker_runtime.model.states import COMPLETED, PRIORITY_NAMES
 from worker_runtime.model.tasks.definition import TaskDefinition
 from worker_runtime.model.tasks.signature import Signature
 from worker_runtime.web.wire.bodies.answers import encode_json, encode_msgpack
-
-
-def options_of(new: NewJob, after: Sequence[JobHandle[Any]] = ()) -> EnqueueOptions:
-    """`after` are the jobs that `new.after` names. Raises InvalidJob."""
-    if new == NewJob(new.task, new.args, new.kwargs):
-        return WIRE
-    return enqueue_options(
-        job_id=new.id,
-        queue=new.queue,
-        priority=None if new.priority is None else _priority(new.priority),
-        delay_s=new.delay_s,
-        at=new.at,
-        timeout_s=new.timeout_s,
-        result_ttl_s=new.result_ttl_s,
-        expires_s=new.expires_s,
-        label=new.label,
-        key=new.key,
-        unique_key=new.unique_key,
-        unique_for_s=new.unique_for_s,
-        after=after,
-        wire=True,
-    )
-
-
-def _priority(name: str) -> Priority:
-    try:
-        return Priority.named(name[:40])
-    except ValueError as error:
-        raise InvalidJob(str(error)) from None
 
 
 def document_of(job: Job, *, packed: bool, bytes_max: int) -> JobDocument:

@@ -39,10 +39,8 @@ from worker_runtime.web.operations.answers import (
     Handler,
     answering,
     busy,
-    flag,
     json_answer,
     preflight,
-    whole,
 )
 from worker_runtime.web.operations.capabilities import capabilities
 from worker_runtime.web.operations.documents import (
@@ -58,6 +56,9 @@ from worker_runtime.web.operations.metrics import OperationMetrics
 from worker_runtime.web.operations.registrar import Registrar, RegistrarTimes
 from worker_runtime.web.operations.request_shape import RequestShape
 from worker_runtime.web.wire.bodies.reading import Body
+from worker_runtime.web.wire.cross_origin import with_credentials
+from worker_runtime.web.wire.dialect import DialectDefaults
+from worker_runtime.web.wire.query import flag, whole
 from worker_runtime.web.wire.rejection import Rejection
 
 logger = logging.getLogger("worker_runtime.operations")
@@ -71,11 +72,10 @@ METRICS_SHOWN = 100
 SERVICE_VERSION = "1.0.0"
 
 
-class Operations:
+class Operations(DialectDefaults):
     """The operations of one runtime, and its place in a backend's registry."""
 
     name = "operations"
-    open_paths: frozenset[str] = frozenset()
 
     def __init__(self, runtime: Runtime, settings: Settings) -> None:
         self._runtime = runtime
@@ -139,9 +139,6 @@ class Operations:
     def collect(self) -> Iterable[Metric]:
         return self._metrics.collect(self._live.count())
 
-    def metrics_document(self) -> Mapping[str, Any] | None:
-        return None
-
     def refuse(self, request: web.BaseRequest, rejection: Rejection) -> web.Response:
         """The backend shows `detail` where it is text, or else `message`."""
         document = {
@@ -153,6 +150,9 @@ class Operations:
             **rejection.fields,
         }
         return json_answer(request, document, rejection.status, rejection.headers)
+
+    def cross_origin(self, request: web.BaseRequest) -> Mapping[str, str]:
+        return with_credentials(request)
 
     async def open(self) -> None:
         self._live.open()

@@ -12,13 +12,13 @@ from worker_runtime.contracts.domains import type_of
 from worker_runtime.model.job import Job
 from worker_runtime.model.tasks.definition import TaskDefinition
 from worker_runtime.runtime import Runtime
-from worker_runtime.web.operations.answers import flag, whole, word
 from worker_runtime.web.operations.documents import (
     ACTIVE_STATUSES,
     KNOWN_TYPES,
     STATUSES,
     OperationView,
 )
+from worker_runtime.web.wire.query import flag, whole, word
 
 PAGE_LIMIT_MAX = 1000
 # Operations of earlier lives that a list takes from the store, for each domain.

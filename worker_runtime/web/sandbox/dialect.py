@@ -29,8 +29,15 @@ from worker_runtime.runtime import Runtime
 from worker_runtime.settings import Settings
 from worker_runtime.web.sandbox.metrics import SandboxMetrics
 from worker_runtime.web.sandbox.simulated_task import TASK_NAME, simulation_of
-from worker_runtime.web.wire.bodies.answers import OPEN_JSON_HEADERS, encode_json
+from worker_runtime.web.wire.bodies.answers import (
+    OPEN_JSON_HEADERS,
+    encode_json,
+    json_response,
+    open_json,
+)
 from worker_runtime.web.wire.bodies.reading import Body
+from worker_runtime.web.wire.cross_origin import ANY_ORIGIN, preflight_headers
+from worker_runtime.web.wire.dialect import DialectDefaults
 from worker_runtime.web.wire.rejection import Rejection, rejection_of
 from worker_runtime.web.wire.uptime import uptime_s
 from worker_runtime.web.wire.waits import JobWaits
@@ -40,11 +47,9 @@ logger = logging.getLogger("worker_runtime.web")
 TASK_TIMEOUT_S = 30.0
 _CONFIG_BYTES_MAX = 64 * 1024
 
-_CORS = {
-    "Access-Control-Allow-Origin": "*",
-    "Access-Control-Allow-Methods": "GET, POST, PUT, OPTIONS",
-    "Access-Control-Allow-Headers": "Content-Type, Authorization",
-}
+_CORS = preflight_headers(
+    ANY_ORIGIN, methods="GET, POST, PUT, OPTIONS", headers="Content-Type, Authorization"
+)
 
 # The contract words these two itself; every other refusal speaks for itself.
 _ERRORS = {
@@ -85,11 +90,10 @@ class Config(msgspec.Struct):
     queue_size: int
 
 
-class Sandbox:
+class Sandbox(DialectDefaults):
     """Runs the registered task called `task` for each `POST /task` and answers when it is done."""
 
     name = "sandbox"
-    open_paths: frozenset[str] = frozenset()
 
     def __init__(self, runtime: Runtime, settings: Settings) -> None:
         self._runtime = runtime
@@ -141,9 +145,6 @@ class Sandbox:
         queue = self._queue_info()
         return self._metrics.collect(running=queue.running, waiting=queue.waiting)
 
-    def metrics_document(self) -> Mapping[str, Any] | None:
-        return None
-
     def refuse(self, request: web.BaseRequest, rejection: Rejection) -> web.Response:
         """`detail` for people besides the flat pair that the sandbox's workers send."""
         document = {
@@ -153,19 +154,11 @@ class Sandbox:
             **rejection.fields,
         }
         headers = {**_CORS, **(rejection.headers or {})}
-        return web.Response(
-            body=encode_json(document),
-            status=rejection.status,
-            headers=headers,
-            content_type="application/json",
-        )
+        return json_response(document, rejection.status, headers)
 
     async def open(self) -> None:
         if self._misfit is not None:
             logger.warning("POST /task will refuse everything: %s", self._misfit)
-
-    async def close(self) -> None:
-        pass
 
     # POST /task
 
@@ -217,7 +210,7 @@ class Sandbox:
 
     async def _status(self, request: web.Request) -> web.Response:
         queue = self._queue_info()
-        return _json(
+        return open_json(
             {
                 "name": self._worker,
                 "color": self._color,
@@ -231,7 +224,7 @@ class Sandbox:
 
     async def _show_config(self, request: web.Request) -> web.Response:
         queue = self._queue_info()
-        return _json(
+        return open_json(
             Config(
                 queue.concurrency,
                 self._simulated.response_delay_ms,
@@ -269,10 +262,6 @@ def _load_word(queue: QueueInfo) -> str:
     """The word of the sandbox's workers for how full this one is."""
     ratio = max(queue.running / queue.concurrency, queue.waiting / queue.capacity)
     return "unhealthy" if ratio >= 0.9 else "degraded" if ratio >= 0.7 else "healthy"
-
-
-def _json(document: Any) -> web.Response:
-    return OPEN_JSON_HEADERS.respond(encode_json(document))
 
 
 def _misfit(task: TaskDefinition) -> str | None:

@@ -30,9 +30,10 @@ from worker_runtime.settings import Settings
 from worker_runtime.web.vera.log_lines import TaskLog
 from worker_runtime.web.vera.metrics import VeraMetrics
 from worker_runtime.web.vera.submission import FieldErrors, Submission, field_error, read_submission
-from worker_runtime.web.wire.bodies.answers import JSON_HEADERS, encode_json
+from worker_runtime.web.wire.bodies.answers import encode_json, json_response, plain_json
 from worker_runtime.web.wire.bodies.media import is_msgpack
 from worker_runtime.web.wire.bodies.reading import Body, read_body
+from worker_runtime.web.wire.dialect import DialectDefaults
 from worker_runtime.web.wire.rejection import Rejection
 from worker_runtime.web.wire.uptime import uptime_s
 from worker_runtime.web.wire.waits import JobWaits
@@ -93,7 +94,7 @@ class TaskRecord(msgspec.Struct):
     error: str | None
 
 
-class Vera:
+class Vera(DialectDefaults):
     """Serves `/task/*`, `/execute`, `/capabilities`, `/submit` and `/heartbeat`."""
 
     name = "vera"
@@ -157,12 +158,8 @@ class Vera:
         detail: Any = rejection.detail
         if isinstance(rejection, FieldErrors):
             detail = rejection.errors
-        return web.Response(
-            body=encode_json({"detail": detail, **rejection.fields}),
-            status=rejection.status,
-            headers=rejection.headers,
-            content_type="application/json",
-        )
+        document = {"detail": detail, **rejection.fields}
+        return json_response(document, rejection.status, rejection.headers)
 
     async def open(self) -> None:
         self._resources.start()
@@ -193,7 +190,7 @@ class Vera:
         position = 0
         if status == "queued":  # a job that a free slot took at once was in the line all the same
             position = self._runtime.doorway.waiting_count(job.queue) or 1
-        return _json(SubmitAnswer(status, job.id, position))
+        return plain_json(SubmitAnswer(status, job.id, position))
 
     async def _enqueue_submission(self, given: Submission, sent: Any) -> tuple[Job, bool]:
         """`sent` is the payload where it says more than `given.payload`."""
@@ -228,7 +225,7 @@ class Vera:
             job = await self._runtime.job(request.match_info["task_id"])
         except UnknownJob:
             raise Rejection(404, "unknown_job", "Task not found") from None
-        return _json(_record(job))
+        return plain_json(_record(job))
 
     # The orchestrator's remote worker
 
@@ -237,7 +234,7 @@ class Vera:
         known = {word for name in names for word in _CAPABILITY_OF_TYPE.get(name, ())}
         if gpu() is not None:
             known.add("gpu")
-        return _json(
+        return plain_json(
             {
                 "capabilities": sorted(known | names | {"remote_compute"}),
                 "max_concurrent_tasks": sum(q.concurrency for q in self._runtime.queue_infos()),
@@ -258,10 +255,10 @@ class Vera:
         if not handle.is_new and job.state in RETRYABLE_STATES:
             job = await self._run_again(job, overrides)
         if await self._waits.ended_within(job, timeout_s):
-            return _json(self._execution_answer(job, _error_text(job)))
+            return plain_json(self._execution_answer(job, _error_text(job)))
         late = f"did not end within {timeout_s:g} s"
         await self._runtime.cancel(job.id, late)
-        return _json(self._execution_answer(job, None if job.state is COMPLETED else late))
+        return plain_json(self._execution_answer(job, None if job.state is COMPLETED else late))
 
     async def _run_again(self, job: Job, overrides: JobOptions) -> Job:
         job.options = (
@@ -306,10 +303,10 @@ class Vera:
             arguments.setdefault("context", call.context or {})
         options = EnqueueOptions(priority=call.priority, must_encode=True, wire=True)
         handle = await self._runtime.doorway.enqueue_with(options, call.name, (), arguments)
-        return _json({"enqueued": True, "task_id": handle.id})
+        return plain_json({"enqueued": True, "task_id": handle.id})
 
     async def _heartbeat(self, request: web.Request) -> web.Response:
-        return _json({"status": "ok"})
+        return plain_json({"status": "ok"})
 
 
 def _no_json(data: bytes, error: Rejection) -> FieldErrors:
@@ -361,7 +358,3 @@ def _record(job: Job) -> TaskRecord:
         result=job.result if job.state is COMPLETED else None,
         error=_error_text(job),
     )
-
-
-def _json(document: Any) -> web.Response:
-    return JSON_HEADERS.respond(encode_json(document))

@@ -14,6 +14,7 @@ from aiohttp import hdrs, web
 from prometheus_client import Metric
 
 from worker_runtime.web.wire.bodies.media import unsupported_encoding
+from worker_runtime.web.wire.cross_origin import ANY_ORIGIN
 from worker_runtime.web.wire.rejection import Rejection, rejection_of
 
 logger = logging.getLogger("worker_runtime.web")
@@ -31,8 +32,13 @@ class Dialect(Protocol):
     collect           its Prometheus metrics, read at each scrape
     metrics_document  the JSON form of `GET /metrics`, where the contract has one, else None
     refuse            an answer in the dialect's shape
+    cross_origin      where it is the first dialect: which other origins' pages may read the answers
+                      at the paths that belong to no dialect, as header fields
     open, close       around the life of the app
+    listening         the server listens there from now on
     open_paths        its paths that are served without the token
+
+    `DialectDefaults` says what most of these are where a contract says nothing.
     """
 
     name: str
@@ -43,8 +49,35 @@ class Dialect(Protocol):
     def collect(self) -> Iterable[Metric]: ...
     def metrics_document(self) -> Mapping[str, Any] | None: ...
     def refuse(self, request: web.BaseRequest, rejection: Rejection) -> web.Response: ...
+    def cross_origin(self, request: web.BaseRequest) -> Mapping[str, str]: ...
     async def open(self) -> None: ...
     async def close(self) -> None: ...
+    def listening(self, url: str) -> None: ...
+
+
+class DialectDefaults:
+    """To inherit from: a dialect without metrics of its own, and with nothing to start or stop."""
+
+    open_paths: frozenset[str] = frozenset()
+
+    def collect(self) -> Iterable[Metric]:
+        return ()
+
+    def metrics_document(self) -> Mapping[str, Any] | None:
+        return None
+
+    def cross_origin(self, request: web.BaseRequest) -> Mapping[str, str]:
+        """Any origin, without credentials."""
+        return ANY_ORIGIN
+
+    async def open(self) -> None:
+        pass
+
+    async def close(self) -> None:
+        pass
+
+    def listening(self, url: str) -> None:
+        pass
 
 
 # Asked only once a body could not be decoded: the header costs a request that has none nothing.

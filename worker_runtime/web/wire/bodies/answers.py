@@ -10,6 +10,7 @@ from aiohttp import web
 
 from worker_runtime.web.wire.bodies.media import JSON_TYPE, MSGPACK_TYPE, wants_msgpack
 from worker_runtime.web.wire.bodies.response import FixedHeaders
+from worker_runtime.web.wire.cross_origin import ANY_ORIGIN
 from worker_runtime.web.wire.rejection import Rejection, problem_document
 
 PROBLEM_TYPE = "application/problem+json"
@@ -18,8 +19,31 @@ encode_json = msgspec.json.Encoder().encode
 encode_msgpack = msgspec.msgpack.Encoder().encode
 
 JSON_HEADERS = FixedHeaders({"Content-Type": JSON_TYPE})
-OPEN_JSON_HEADERS = FixedHeaders({"Content-Type": JSON_TYPE, "Access-Control-Allow-Origin": "*"})
+OPEN_JSON_HEADERS = FixedHeaders({"Content-Type": JSON_TYPE, **ANY_ORIGIN})
 _MSGPACK_HEADERS = FixedHeaders({"Content-Type": MSGPACK_TYPE})
+
+
+def plain_json(document: Any) -> web.Response:
+    """200 with `document` and no headers of its own."""
+    return JSON_HEADERS.respond(encode_json(document))
+
+
+def open_json(document: Any) -> web.Response:
+    """The same, and pages of any origin may read it."""
+    return OPEN_JSON_HEADERS.respond(encode_json(document))
+
+
+def json_response(
+    document: Any,
+    status: int = 200,
+    headers: Mapping[str, str] | None = None,
+    *,
+    media_type: str = JSON_TYPE,
+) -> web.Response:
+    """Any other answer in JSON."""
+    return web.Response(
+        body=encode_json(document), status=status, headers=headers, content_type=media_type
+    )
 
 
 def answer(
@@ -39,9 +63,5 @@ def answer(
 
 def problem(request: web.BaseRequest, rejection: Rejection) -> web.Response:
     """The native dialect's refusal, and that of everything outside of a dialect."""
-    return web.Response(
-        body=encode_json(problem_document(rejection)),
-        status=rejection.status,
-        headers=rejection.headers,
-        content_type=PROBLEM_TYPE,
-    )
+    document = problem_document(rejection)
+    return json_response(document, rejection.status, rejection.headers, media_type=PROBLEM_TYPE)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import Any, Generic, TypeVar
 
 import msgspec
 from aiohttp import web
 
+from worker_runtime.contracts.incoming import TooManyBytes, read_at_most
 from worker_runtime.web.wire.bodies.media import is_msgpack
 from worker_runtime.web.wire.bodies.nesting import is_json_deeper, is_msgpack_deeper
 from worker_runtime.web.wire.rejection import Rejection
@@ -20,7 +20,7 @@ DEPTH_MAX = 32
 
 async def read_body(request: web.BaseRequest, bytes_max: int) -> bytes:
     """The whole body, chunked or not. Raises Rejection: 413 above `bytes_max`, 408 when it takes
-    longer than `BODY_TIMEOUT_S` to arrive (aiohttp itself would wait for ever)."""
+    longer than `BODY_TIMEOUT_S` to arrive."""
     content = request.content
     if content.is_eof():  # it has arrived with the headers, as small ones do
         body = content.read_nowait()
@@ -29,20 +29,13 @@ async def read_body(request: web.BaseRequest, bytes_max: int) -> bytes:
         return body
     if (request.content_length or 0) > bytes_max:
         raise _too_large(bytes_max)
-    parts: list[bytes] = []
-    size = 0
     try:
-        async with asyncio.timeout(BODY_TIMEOUT_S):
-            while not content.at_eof():
-                part = await content.readany()
-                size += len(part)
-                if size > bytes_max:
-                    raise _too_large(bytes_max)
-                parts.append(part)
+        return await read_at_most(content, bytes_max, timeout_s=BODY_TIMEOUT_S)
+    except TooManyBytes:
+        raise _too_large(bytes_max) from None
     except TimeoutError:
         detail = f"the body did not arrive within {BODY_TIMEOUT_S:g} s"
         raise Rejection(408, "request_timeout", detail, {"Connection": "close"}) from None
-    return b"".join(parts)
 
 
 def _too_large(bytes_max: int) -> Rejection:
