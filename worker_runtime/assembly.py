@@ -14,7 +14,7 @@ from worker_runtime.acceptance.keeping import Acceptance
 from worker_runtime.acceptance.options import EnqueueOptions
 from worker_runtime.clock.wall import Clock
 from worker_runtime.control.cancellation import Cancellation
-from worker_runtime.control.ended_jobs import DeadLetters
+from worker_runtime.control.ended_jobs import EndedJobs
 from worker_runtime.control.inspection import Inspection
 from worker_runtime.control.queues import QueueControl
 from worker_runtime.engine.attempt import Attempts, Middleware
@@ -74,7 +74,7 @@ class Parts:
     feed: Feed
     acceptance: Acceptance
     inspection: Inspection
-    dead_letters: DeadLetters
+    ended_jobs: EndedJobs
     cancellation: Cancellation
     queues: QueueControl
     cron: CronService
@@ -165,7 +165,7 @@ def assemble(
         feed=feed,
         acceptance=acceptance,
         inspection=inspection,
-        dead_letters=DeadLetters(inspection, table, store, intake, finisher),
+        ended_jobs=EndedJobs(inspection, table, store, intake, finisher),
         cancellation=Cancellation(dispatcher, finisher, held, clock, table, store),
         queues=QueueControl(dispatcher, feed),
         cron=CronService(schedules_of(registry), enqueue=enqueue_tick, store=store),

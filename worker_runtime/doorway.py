@@ -134,7 +134,7 @@ class Doorway:
     async def retry_together(self, jobs: Iterable[Job]) -> int:
         """Run the failed and cancelled ones of `jobs`, parents before their children, again: all or
         none. Returns how many there were. Raises InvalidTransition, Unavailable."""
-        return await self._parts.dead_letters.retry_together(jobs)
+        return await self._parts.ended_jobs.retry_together(jobs)
 
     async def wait_none_running(self) -> None:
         """Wait until no attempt runs here."""

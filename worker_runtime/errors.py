@@ -122,7 +122,7 @@ class QueueFull(Unavailable):
 
 
 class Overloaded(Unavailable):
-    """Admission control refused: CPU, memory or the predicted wait is above its limit."""
+    """Overload control refused: CPU, memory or the predicted wait is above its limit."""
 
 
 class StoreUnavailable(Unavailable):

@@ -20,7 +20,7 @@ from worker_runtime.acceptance.intake import PLAIN
 from worker_runtime.acceptance.options import enqueue_options, handles_in
 from worker_runtime.acceptance.transaction import Transaction
 from worker_runtime.assembly import assemble
-from worker_runtime.control.ended_jobs import RETRYABLE_STATES, BulkResult
+from worker_runtime.control.ended_jobs import BulkResult
 from worker_runtime.doorway import Doorway
 from worker_runtime.engine.attempt import Middleware
 from worker_runtime.engine.events import Subscription
@@ -30,7 +30,7 @@ from worker_runtime.model.filter import JobFilter, states_of
 from worker_runtime.model.job import Job
 from worker_runtime.model.registry import Tasks
 from worker_runtime.model.snapshot import JobDetail, JobPage, QueueInfo, detail_of
-from worker_runtime.model.states import TERMINAL_STATES, Priority, State
+from worker_runtime.model.states import RETRYABLE_STATES, TERMINAL_STATES, Priority, State
 from worker_runtime.model.tasks.definition import TaskDefinition
 from worker_runtime.model.tasks.policy import Retry
 from worker_runtime.services.cron import CronInfo
@@ -301,7 +301,7 @@ class Runtime(Enqueuer):
         The one way out of a terminal state, and only on request. Raises UnknownJob,
         InvalidTransition (also where a parent of the job has not completed), Unavailable.
         """
-        job = await self.parts.dead_letters.retry(await self.job(job_id))
+        job = await self.parts.ended_jobs.retry(await self.job(job_id))
         return JobHandle(job, self.doorway, is_new=False)
 
     async def retry_many(
@@ -315,11 +315,11 @@ class Runtime(Enqueuer):
         """Run up to `limit` (1 to 1,000) failed (or also cancelled) jobs that match again, newest
         first, as far as their queues have room. Those that `retry` would refuse are passed over."""
         wanted = JobFilter(states_of(state, RETRYABLE_STATES), queue, task)
-        return await self.parts.dead_letters.retry_many(wanted, limit)
+        return await self.parts.ended_jobs.retry_many(wanted, limit)
 
     async def delete(self, job_id: str) -> None:
         """Forget an ended job. Raises UnknownJob, InvalidTransition for one that has not ended."""
-        await self.parts.dead_letters.delete(await self.job(job_id))
+        await self.parts.ended_jobs.delete(await self.job(job_id))
 
     async def delete_many(
         self,
@@ -331,7 +331,7 @@ class Runtime(Enqueuer):
     ) -> BulkResult:
         """Forget up to `limit` (1 to 1,000) ended jobs that match, newest first."""
         wanted = JobFilter(states_of(state, TERMINAL_STATES), queue, task)
-        return await self.parts.dead_letters.delete_many(wanted, limit)
+        return await self.parts.ended_jobs.delete_many(wanted, limit)
 
     def pause(self, queue: str) -> None:
         """Start nothing more from `queue`; it goes on accepting. Raises UnknownQueue."""

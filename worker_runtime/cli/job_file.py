@@ -11,11 +11,10 @@ from typing import Any
 
 import msgspec
 
-from worker_runtime.control.ended_jobs import RETRYABLE_STATES
 from worker_runtime.errors import InvalidTransition, UnknownJob
 from worker_runtime.model.filter import JobFilter
 from worker_runtime.model.snapshot import describe, detail_of
-from worker_runtime.model.states import TERMINAL_STATES, State
+from worker_runtime.model.states import RETRYABLE_STATES, TERMINAL_STATES, State
 from worker_runtime.stores.sqlite.archive import IDS_MAX, Archive
 from worker_runtime.stores.sqlite.offline import open_alone, open_offline
 from worker_runtime.stores.sqlite.store import parse_url

@@ -14,10 +14,8 @@ from worker_runtime.engine.table import JobTable
 from worker_runtime.errors import InvalidTransition, Unavailable, UnknownJob
 from worker_runtime.model.filter import JobFilter
 from worker_runtime.model.job import Job
-from worker_runtime.model.states import CANCELLED, COMPLETED, FAILED, TERMINAL_STATES
+from worker_runtime.model.states import COMPLETED, RETRYABLE_STATES, TERMINAL_STATES
 from worker_runtime.stores.boundary import Store
-
-RETRYABLE_STATES = frozenset({FAILED, CANCELLED})
 
 
 class BulkResult(msgspec.Struct, frozen=True):
@@ -28,7 +26,7 @@ class BulkResult(msgspec.Struct, frozen=True):
     has_more: bool
 
 
-class DeadLetters:
+class EndedJobs:
     """Retries and deletes ended jobs, whether memory or only the store has them."""
 
     def __init__(

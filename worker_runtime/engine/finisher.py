@@ -20,7 +20,13 @@ from worker_runtime.engine.table import JobTable
 from worker_runtime.model.activity import Failure
 from worker_runtime.model.bounded import Unencodable, encode_value
 from worker_runtime.model.job import Job, retry_of, ttl_of
-from worker_runtime.model.outcome import Outcome, OutcomeKind, Transition, with_ended_attempt
+from worker_runtime.model.outcome import (
+    Outcome,
+    OutcomeKind,
+    Transition,
+    revival,
+    with_ended_attempt,
+)
 from worker_runtime.model.states import (
     CANCELLED,
     COMPLETED,
@@ -101,7 +107,7 @@ class Finisher:
 
     def revive(self, job: Job) -> None:
         """Queue an ended job again, with a fresh budget of tries and crashes."""
-        self._record(job, Transition(QUEUED, time.time(), failure=job.failure))
+        self._record(job, revival(job, time.time()))
 
     def is_in_transition(self, job: Job) -> bool:
         """Whether a decision about `job` is being recorded and not yet shown."""

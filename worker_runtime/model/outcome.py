@@ -10,7 +10,7 @@ import msgspec
 
 from worker_runtime.model.activity import ATTEMPTS_KEPT_MAX, AttemptRecord, Failure
 from worker_runtime.model.job import Job
-from worker_runtime.model.states import State, StopReason
+from worker_runtime.model.states import QUEUED, State, StopReason
 
 
 class OutcomeKind(enum.Enum):
@@ -58,6 +58,12 @@ class Transition(msgspec.Struct, frozen=True, gc=False, eq=False):
     attempt: int = 0
     crashes: int = 0
     encoded: bytes | None = None
+
+
+def revival(job: Job, at: float) -> Transition:
+    """An ended job runs again because somebody asked for it: at once, with a fresh budget of tries
+    and crashes."""
+    return Transition(QUEUED, at, failure=job.failure)
 
 
 def with_ended_attempt(

@@ -56,6 +56,7 @@ CANCELLED = State.CANCELLED
 
 
 TERMINAL_STATES = frozenset({COMPLETED, FAILED, CANCELLED})
+RETRYABLE_STATES = frozenset({FAILED, CANCELLED})
 
 
 class Reason(enum.StrEnum):

@@ -35,7 +35,7 @@ logger = logging.getLogger("worker_runtime.claimer")
 UNREADABLE = ForeignError("arq.jobs", "DeserializationError", "unable to deserialize job")
 
 
-class Admission:
+class ClaimedJobs:
     """Turns claims into jobs of this runtime.
 
     tries_max       the most tries of a task's jobs, where the fleet counts them so; None: the

@@ -19,7 +19,7 @@ from worker_runtime.engine.slots import Lane
 from worker_runtime.engine.table import JobTable
 from worker_runtime.model.job import Job
 from worker_runtime.model.states import RUNNING, StopReason
-from worker_runtime.sharing.claimed import Admission
+from worker_runtime.sharing.claimed import ClaimedJobs
 from worker_runtime.stores.redis.location import close_client, end_tasks, exceptions
 from worker_runtime.stores.redis.script import is_passing
 from worker_runtime.stores.redis.store import RedisStore
@@ -53,7 +53,7 @@ class Claimer:
         dispatcher: Dispatcher,
         draining: Draining,
         table: JobTable,
-        admission: Admission,
+        claimed: ClaimedJobs,
         *,
         poll_max_s: float = POLL_MAX_S,
         aborts: bool = True,
@@ -64,7 +64,7 @@ class Claimer:
         self._dispatcher = dispatcher
         self._draining = draining
         self._table = table
-        self._admission = admission
+        self._claimed = claimed
         self._poll_max_s = poll_max_s
         self._aborts = aborts
         self._aborts_news = asyncio.Event()
@@ -210,7 +210,7 @@ class Claimer:
             if claims.jobs:
                 # What is put back and claimed again by this very process: first the one is shown.
                 await self._store.outbox.told({claimed.lease.job_id for claimed in claims.jobs})
-                await self._admission.admit(lane, claims.jobs)
+                await self._claimed.admit(lane, claims.jobs)
         return found
 
     def _room(self, lane: Lane) -> int:
@@ -301,7 +301,7 @@ class Claimer:
             obeyed.append(raw)
             # An order from before the job's own enqueue was meant for an earlier job of that id.
             if asked_ms >= lease.enqueued_ms:
-                self._admission.cancel(job, "aborted")
+                self._claimed.cancel(job, "aborted")
         if obeyed:
             await self._store.client.zrem(ABORT_KEY, *obeyed)
 

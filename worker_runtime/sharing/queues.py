@@ -11,7 +11,7 @@ from worker_runtime.engine.table import JobTable
 from worker_runtime.model.job import Job
 from worker_runtime.model.registry import TaskRegistry
 from worker_runtime.settings import Settings
-from worker_runtime.sharing.claimed import Admission
+from worker_runtime.sharing.claimed import ClaimedJobs
 from worker_runtime.sharing.claimer import Claimer
 from worker_runtime.sharing.health_key import HealthKey
 from worker_runtime.sharing.watched import WatchedJobs
@@ -53,7 +53,7 @@ class SharedQueues:
         served = {n: lane for n, lane in lanes.items() if not setup.serves or n in setup.serves}
         self._served = tuple(served)
         self.watched = WatchedJobs(store, table)
-        self.admission = Admission(
+        self.claimed = ClaimedJobs(
             store,
             registry,
             table,
@@ -72,7 +72,7 @@ class SharedQueues:
             dispatcher,
             draining,
             table,
-            self.admission,
+            self.claimed,
             poll_max_s=setup.poll_max_s,
             aborts=setup.aborts,
             jobs_max=setup.jobs_max,

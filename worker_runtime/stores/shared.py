@@ -16,7 +16,7 @@ class SharedSetup(Generic[S]):
     """A shared store and how a runtime is to work with it.
 
     serves          the queues to take jobs from; None: all
-    tries_max       see `Admission`, as `crashes_max`, `aborts` and `leaves_unknown`
+    tries_max       see `ClaimedJobs`, as `crashes_max`, `aborts` and `leaves_unknown`
     poll_max_s      the longest time between two looks into a queue
     jobs_max        how many jobs are taken at most; None: any number
     any_name        task names are the fleet's, and may be any text

@@ -8,8 +8,8 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 from worker_runtime.model.job import Job
-from worker_runtime.model.outcome import Transition
-from worker_runtime.model.states import QUEUED, State
+from worker_runtime.model.outcome import revival
+from worker_runtime.model.states import RETRYABLE_STATES, State
 from worker_runtime.model.tasks.definition import TaskDefinition
 from worker_runtime.stores.boundary import parked
 from worker_runtime.stores.sqlite.batch import Batch
@@ -23,6 +23,7 @@ Work = Callable[[sqlite3.Connection], Any]
 IDS_MAX = 1000
 
 _COLUMNS = ", ".join(ALL)
+_RETRYABLE = ", ".join(f"'{state}'" for state in sorted(RETRYABLE_STATES))
 
 
 class Archive:
@@ -107,14 +108,14 @@ class Archive:
         def work(connection: sqlite3.Connection) -> list[str]:
             rows = connection.execute(
                 f"SELECT {_COLUMNS} FROM worker_jobs WHERE id IN ({', '.join('?' * len(ids))}) "
-                "AND state IN ('failed', 'cancelled')",
+                f"AND state IN ({_RETRYABLE})",
                 ids,
             ).fetchall()
             batch = Batch()
             for row in rows:
                 job = decode_job(row, self.tasks, checked=False)
-                transition = Transition(QUEUED, time.time(), failure=job.failure)
-                batch.revive([*row[: len(FIXED)], *changed_columns(job, transition)])
+                changed = changed_columns(job, revival(job, time.time()))
+                batch.revive([*row[: len(FIXED)], *changed])
             write(connection, batch)
             self._retention.committed(batch)
             return [row[1] for row in rows]

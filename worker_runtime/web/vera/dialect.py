@@ -18,11 +18,17 @@ from aiohttp import web
 from prometheus_client import Metric
 
 from worker_runtime.acceptance.options import EnqueueOptions
-from worker_runtime.control.ended_jobs import RETRYABLE_STATES
 from worker_runtime.errors import InvalidArguments, InvalidJob, InvalidTransition, UnknownJob
 from worker_runtime.model.job import Job
 from worker_runtime.model.snapshot import utc
-from worker_runtime.model.states import COMPLETED, FAILED, RUNNING, Priority, State
+from worker_runtime.model.states import (
+    COMPLETED,
+    FAILED,
+    RETRYABLE_STATES,
+    RUNNING,
+    Priority,
+    State,
+)
 from worker_runtime.model.tasks.policy import JobOptions
 from worker_runtime.runtime import Runtime
 from worker_runtime.services.resources import gpu
