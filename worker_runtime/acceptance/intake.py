@@ -7,7 +7,6 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from worker_runtime.acceptance.call import Call
 from worker_runtime.acceptance.options import EnqueueOptions
 from worker_runtime.acceptance.unique_keys import UniqueKeys
 from worker_runtime.clock.wall import Clock, monotonic
@@ -264,12 +263,6 @@ class Intake:
             return False
         self._dispatcher.submit(job)
         return True
-
-    def make_many(self, calls: Sequence[Call[Any]], options: EnqueueOptions) -> list[Job]:
-        """Checked jobs for all of the calls, with room for all of them. Raises Refused."""
-        jobs = [self.make(c.task, c.args, c.kwargs, options) for c in calls]
-        self.check_room_for(jobs)
-        return jobs
 
     def check_room_for(self, jobs: Sequence[Job]) -> None:
         """`check_room` for all of them together."""

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 from worker_runtime.acceptance.call import Call
 from worker_runtime.acceptance.intake import Intake
 from worker_runtime.acceptance.options import WIRE, EnqueueOptions
-from worker_runtime.errors import InvalidJob, WorkerRuntimeError
+from worker_runtime.errors import InvalidJob, StoreUnavailable, WorkerRuntimeError
 from worker_runtime.model.job import Job
-from worker_runtime.stores.boundary import Accepted, AdmitNow, New, Store, require, waits_here
+from worker_runtime.stores.boundary import Accepted, New, Store, WaitsHere, require, waits_here
 
 
 class Acceptance:
@@ -32,21 +31,43 @@ class Acceptance:
             raise InvalidJob("job_id names one job; it cannot be given for many")
         if options.unique is not None:
             raise InvalidJob("unique_key names one job; it cannot be given for many")
-        news = [self._new(options, call) for call in calls]
-        return await self._store.accept_all(news, self._intake) if news else []
+        if options.parents:
+            require(self._store, "after")
+        make = self._intake.make
+        jobs = [make(call.task, call.args, call.kwargs, options) for call in calls]
+        parents = [options.parents] * len(jobs) if options.parents else None
+        return await self._store.accept_all(jobs, self._intake, parents=parents) if jobs else []
 
     async def accept_each(
         self, calls: Iterable[tuple[EnqueueOptions, Call[Any]]]
     ) -> list[Accepted | WorkerRuntimeError]:
         """Each call that can be, on its own; an error stands where one was refused."""
-        is_direct = self._direct is not None
-        news = [
-            self._plainly(options, call)
-            if options is WIRE and is_direct
-            else self._new_or_refusal(options, call)
-            for options, call in calls
-        ]
+        asked = list(calls)
+        if self._direct is not None and all(options is WIRE for options, _ in asked):
+            return await self._accept_plain(self._direct, [call for _, call in asked])
+        news = [self._new_or_refusal(options, call) for options, call in asked]
         return await self._store.accept_each(news, self._intake)
+
+    async def _accept_plain(
+        self, direct: WaitsHere, calls: Sequence[Call[Any]]
+    ) -> list[Accepted | WorkerRuntimeError]:
+        """The same for calls with no options but WIRE: nothing has to be looked up for them."""
+        accept = self._intake.accept
+        answers: list[Accepted | WorkerRuntimeError] = []
+        jobs: list[Job] = []
+        for call in calls:
+            try:
+                job = accept(call.task, call.args, call.kwargs, WIRE)
+            except WorkerRuntimeError as error:
+                answers.append(error)
+            else:
+                jobs.append(job)
+                answers.append((job, True))
+        try:
+            await direct.keep(jobs, self._intake)
+        except StoreUnavailable as error:
+            return [one if isinstance(one, WorkerRuntimeError) else error for one in answers]
+        return answers
 
     async def accept_together(
         self, jobs: Sequence[tuple[Job, Sequence[Job]]], *, is_named: bool
@@ -54,8 +75,12 @@ class Acceptance:
         """Jobs of `Intake.make`, each with the parents it waits for: all or none. `is_named`: a
         user chose their ids. Raises Refused."""
         require(self._store, "workflows")
-        news = [New(job, is_named=is_named, parents=parents) for job, parents in jobs]
-        await self._store.accept_all(news, self._intake)
+        await self._store.accept_all(
+            [job for job, _ in jobs],
+            self._intake,
+            parents=[parents for _, parents in jobs],
+            is_named=is_named,
+        )
 
     async def keep(self, job: Job) -> None:
         """Have the store keep a job that `Intake.accept` has just made. Raises StoreUnavailable,
@@ -77,6 +102,3 @@ class Acceptance:
             return self._new(options, call)
         except WorkerRuntimeError as error:
             return error
-
-    def _plainly(self, options: EnqueueOptions, call: Call[Any]) -> AdmitNow:
-        return functools.partial(self._intake.accept, call.task, call.args, call.kwargs, options)

@@ -38,10 +38,6 @@ class New(msgspec.Struct, gc=False, eq=False):
     parents: Sequence[Job] = ()
 
 
-AdmitNow = Callable[[], Job]
-"""Makes a job and admits it in one step; for a store whose jobs wait in this process."""
-
-
 def parked(name: str) -> TaskDefinition:
     """The definition of a task that this process does not have."""
     return TaskDefinition(None, TaskPolicy(), name=name)
@@ -192,12 +188,20 @@ class Store(Protocol):
         Refused."""
         ...
 
-    async def accept_all(self, news: Sequence[New], admitter: Admitter) -> list[Job]:
-        """All of the jobs, or none. Raises Refused; JobConflict where an id is in use."""
+    async def accept_all(
+        self,
+        jobs: Sequence[Job],
+        admitter: Admitter,
+        *,
+        parents: Sequence[Sequence[Job]] | None = None,
+        is_named: bool = False,
+    ) -> list[Job]:
+        """All of the jobs, or none; `parents`: those that each of them is to wait for; `is_named`:
+        a caller chose their ids. Raises Refused; JobConflict where an id is in use."""
         ...
 
     async def accept_each(
-        self, news: Sequence[New | AdmitNow | WorkerRuntimeError], admitter: Admitter
+        self, news: Sequence[New | WorkerRuntimeError], admitter: Admitter
     ) -> list[Accepted | WorkerRuntimeError]:
         """Each job that can be, on its own; an error stands where one was refused, or stood."""
         ...

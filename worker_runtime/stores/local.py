@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from worker_runtime.errors import JobConflict, StoreUnavailable, WorkerRuntimeError
 from worker_runtime.model.job import Job
 from worker_runtime.model.uniqueness import Uniqueness
-from worker_runtime.stores.boundary import Accepted, AdmitNow, Admitter, New
+from worker_runtime.stores.boundary import Accepted, Admitter, New
 
 
 class LocalStore(ABC):
@@ -62,22 +62,31 @@ class LocalStore(ABC):
             await self._note_holder(new.unique, new.job)
         return new.job, True
 
-    async def accept_all(self, news: Sequence[New], admitter: Admitter) -> list[Job]:
-        jobs = [new.job for new in news]
-        for new in news:
-            if new.is_named and await self.find(new.job.id) is not None:
-                raise _in_use(new.job)
-        for new in news:
-            if new.is_named and admitter.is_known(new.job.id):
-                raise _in_use(new.job)
+    async def accept_all(
+        self,
+        jobs: Sequence[Job],
+        admitter: Admitter,
+        *,
+        parents: Sequence[Sequence[Job]] | None = None,
+        is_named: bool = False,
+    ) -> list[Job]:
+        if is_named:
+            stored = [await self.find(job.id) for job in jobs]
+            for job, known in zip(jobs, stored, strict=True):
+                if known is not None or admitter.is_known(job.id):
+                    raise JobConflict(f"job id {job.id!r} is in use")
         admitter.check_room_for(jobs)
-        for new in news:
-            admitter.admit(new.job, new.parents)
+        if parents is None:
+            for job in jobs:
+                admitter.admit(job)
+        else:
+            for job, before in zip(jobs, parents, strict=True):
+                admitter.admit(job, before)
         await self.keep(jobs, admitter)
-        return jobs
+        return list(jobs)
 
     async def accept_each(
-        self, news: Sequence[New | AdmitNow | WorkerRuntimeError], admitter: Admitter
+        self, news: Sequence[New | WorkerRuntimeError], admitter: Admitter
     ) -> list[Accepted | WorkerRuntimeError]:
         found = [
             await self._stored_or_same(new, admitter) if isinstance(new, New) else new
@@ -96,7 +105,7 @@ class LocalStore(ABC):
 
     async def _kept_each(
         self,
-        news: Sequence[New | AdmitNow | WorkerRuntimeError],
+        news: Sequence[New | WorkerRuntimeError],
         answers: list[Accepted | WorkerRuntimeError],
         admitter: Admitter,
     ) -> list[Accepted | WorkerRuntimeError]:
@@ -192,7 +201,7 @@ def _known_here(new: New, admitter: Admitter) -> Job | None:
 
 
 def _admitted(
-    one: New | Job | AdmitNow | WorkerRuntimeError, admitter: Admitter
+    one: New | Job | WorkerRuntimeError, admitter: Admitter
 ) -> Accepted | WorkerRuntimeError:
     try:
         if isinstance(one, New):
@@ -202,12 +211,6 @@ def _admitted(
             admitter.check_room(one.job)
             admitter.admit(one.job, one.parents)
             return one.job, True
-        if isinstance(one, Job):
-            return one, False
-        return one if isinstance(one, WorkerRuntimeError) else (one(), True)
+        return (one, False) if isinstance(one, Job) else one
     except WorkerRuntimeError as error:
         return error
-
-
-def _in_use(job: Job) -> JobConflict:
-    return JobConflict(f"job id {job.id!r} is in use")

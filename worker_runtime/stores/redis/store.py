@@ -35,7 +35,6 @@ from worker_runtime.model.states import QUEUED, SCHEDULED, TERMINAL_STATES, Prio
 from worker_runtime.stores.boundary import (
     LOOKS_ONLY,
     Accepted,
-    AdmitNow,
     Admitter,
     Feature,
     Here,
@@ -210,21 +209,24 @@ class RedisStore:
         [accepted] = await self._accept([new.job], admitter)
         return accepted
 
-    async def accept_all(self, news: Sequence[New], admitter: Admitter) -> list[Job]:
-        jobs = [new.job for new in news]
+    async def accept_all(
+        self,
+        jobs: Sequence[Job],
+        admitter: Admitter,
+        *,
+        parents: Sequence[Sequence[Job]] | None = None,
+        is_named: bool = False,
+    ) -> list[Job]:
         admitter.check_room_for(jobs)
         return [job for job, _ in await self._accept(jobs, admitter)]
 
     async def accept_each(
-        self, news: Sequence[New | AdmitNow | WorkerRuntimeError], admitter: Admitter
+        self, news: Sequence[New | WorkerRuntimeError], admitter: Admitter
     ) -> list[Accepted | WorkerRuntimeError]:
         answers: list[Accepted | WorkerRuntimeError] = []
         for new in news:
             try:
-                if isinstance(new, New):
-                    answers.append(await self.accept(new, admitter))
-                else:
-                    answers.append(new if isinstance(new, WorkerRuntimeError) else (new(), True))
+                answers.append(await self.accept(new, admitter) if isinstance(new, New) else new)
             except WorkerRuntimeError as error:
                 answers.append(error)
         return answers
