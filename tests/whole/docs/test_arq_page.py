@@ -5,16 +5,15 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
 
-from tests.helpers import ROOT, eventually
-from tests.redis.redis_server import RedisServer
-from tests.whole.docs.exchanges import (
+from tests.support.helpers import ROOT, eventually
+from tests.support.pages import (
     blocks_in,
     differences,
     is_of,
@@ -22,11 +21,12 @@ from tests.whole.docs.exchanges import (
     sections_of,
     tables_in,
 )
+from tests.support.redis_server import RedisServer
 from worker_runtime import Retry, Runtime, task
 from worker_runtime.arq import RedisSettings, create_pool
 from worker_runtime.arq.settings import ArqSettings
 from worker_runtime.arq.worker import ArqWorker
-from worker_runtime.model.job import Failure
+from worker_runtime.model.activity import Failure
 from worker_runtime.stores.redis.wire import layout
 
 PAGE = (ROOT / "docs" / "contracts" / "arq.md").read_text()
@@ -45,26 +45,16 @@ async def broken() -> None:
     raise ValueError("no")
 
 
-@pytest.fixture(scope="module")
-def redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
-    server = RedisServer(tmp_path_factory.mktemp("redis"))
-    server.start()
-    yield server
-    server.close()
-
-
 @pytest.fixture
-async def runtime(redis: RedisServer) -> AsyncIterator[Runtime]:
+async def runtime(server: RedisServer) -> AsyncIterator[Runtime]:
     global go_on
     go_on = asyncio.Event()
-    with redis.client() as client:
-        client.flushall()
-    async with Runtime([download, broken], store=f"{redis.url}?serializer=json") as started:
+    async with Runtime([download, broken], store=f"{server.url}?serializer=json") as started:
         yield started
 
 
-def stored(redis: RedisServer, key: str) -> Any:
-    with redis.client() as client:
+def stored(server: RedisServer, key: str) -> Any:
+    with server.client() as client:
         found: Any = client.get(key)
         return None if found is None else msgspec.json.decode(found)
 
@@ -73,34 +63,34 @@ def written(section: str) -> list[Any]:
     return [msgspec.json.decode(block) for block in blocks_in(SECTIONS[section], "json")]
 
 
-async def test_a_job_is_stored_as_the_page_says(redis: RedisServer, runtime: Runtime) -> None:
+async def test_a_job_is_stored_as_the_page_says(server: RedisServer, runtime: Runtime) -> None:
     plain, with_options = written("The job")
     later = runtime.options(delay_s=60)
     job = await later.enqueue(download, "http://example.com/a", depth=2)
-    assert differences(plain, stored(redis, f"arq:job:{job.id}")) == []
+    assert differences(plain, stored(server, f"arq:job:{job.id}")) == []
     own = runtime.options(
         delay_s=60, timeout_s=20, expires_s=500, label="nightly", retry=Retry(max_attempts=2)
     )
     job = await own.enqueue(download, "http://example.com/a")
-    assert differences(with_options, stored(redis, f"arq:job:{job.id}")) == []
+    assert differences(with_options, stored(server, f"arq:job:{job.id}")) == []
 
 
-async def test_a_result_is_stored_as_the_page_says(redis: RedisServer, runtime: Runtime) -> None:
+async def test_a_result_is_stored_as_the_page_says(server: RedisServer, runtime: Runtime) -> None:
     succeeded, failed = written("The result")
     go_on.set()
     job = await runtime.enqueue(download, "http://example.com/a", depth=2)
-    result = await eventually(lambda: stored(redis, f"arq:result:{job.id}"))
+    result = await eventually(lambda: stored(server, f"arq:result:{job.id}"))
     assert differences(succeeded, result) == []
     job_2 = await runtime.enqueue(broken)
-    result = await eventually(lambda: stored(redis, f"arq:result:{job_2.id}"))
+    result = await eventually(lambda: stored(server, f"arq:result:{job_2.id}"))
     assert differences(failed, result) == []
 
 
 async def test_the_keys_of_a_running_job_are_those_of_the_page(
-    redis: RedisServer, runtime: Runtime
+    server: RedisServer, runtime: Runtime
 ) -> None:
     job = await runtime.enqueue(download, "http://example.com/a")
-    with redis.client() as client:
+    with server.client() as client:
         lease: Any = await eventually(lambda: client.get(f"arq:in-progress:{job.id}"))
         assert re.fullmatch(r"[^:]+:\d+:[0-9a-f]+:\d+", lease.decode())
         assert 0 < client.pttl(f"arq:in-progress:{job.id}") <= 20_000
@@ -119,12 +109,12 @@ def _without_numbers(text: str) -> str:
 
 
 async def test_a_task_of_a_queue_waits_under_the_key_that_the_page_names(
-    redis: RedisServer,
+    server: RedisServer,
 ) -> None:
     @task(queue="mail")
     async def send() -> None: ...
 
-    async with Runtime([send], store=redis.url) as runtime:
+    async with Runtime([send], store=server.url) as runtime:
         keys = {key for _, key in runtime.parts.store.keys("mail")}  # type: ignore[union-attr]
     named = set(re.findall(r"`(arq:queue:mail[:\w]*)`", SECTIONS["Keys"]))
     assert named == keys
@@ -184,13 +174,13 @@ def test_the_settings_class_is_that_of_the_page() -> None:
             assert default == str(real), name
 
 
-async def test_the_context_of_a_function_is_that_of_the_page(redis: RedisServer) -> None:
+async def test_the_context_of_a_function_is_that_of_the_page(server: RedisServer) -> None:
     seen: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
 
     async def look(ctx: dict[str, Any]) -> None:
         seen.set_result(ctx)
 
-    settings = {"functions": [look], "redis_settings": RedisSettings(port=redis.port)}
+    settings = {"functions": [look], "redis_settings": RedisSettings(port=server.port)}
     pool = await create_pool(settings["redis_settings"])
     async with ArqWorker(settings):
         await pool.enqueue_job(look.__qualname__)

@@ -16,9 +16,9 @@ import pytest
 from aiohttp import web
 
 from examples.vera.cluster_tasks import analyze_data, tool_call
-from tests.contract.fleet_worker import Worker, serving
-from tests.helpers import ROOT, eventually
-from tests.whole.docs.exchanges import (
+from tests.support.fleet_worker import Worker, serving
+from tests.support.helpers import ROOT, eventually
+from tests.support.pages import (
     Exchange,
     differences,
     exchanges_in,
@@ -32,9 +32,10 @@ from tests.whole.docs.exchanges import (
     value_at,
 )
 from worker_runtime import JobContext, Runtime, Settings, errors, task
+from worker_runtime.contracts.registration import CompletedOperation, Registration
+from worker_runtime.environment import variables_of
 from worker_runtime.fleet import Fleet, FleetSettings, mount
-from worker_runtime.fleet.members import CompletedOperation, Registration, Status
-from worker_runtime.settings import variables_of
+from worker_runtime.fleet.members import Status
 from worker_runtime.web import build_app
 from worker_runtime.web.app import DIALECTS
 from worker_runtime.web.sandbox.dialect import Config, TaskAnswer, TaskRequest
@@ -46,7 +47,7 @@ from worker_runtime.web.vera.dialect import (
     TaskRecord,
 )
 from worker_runtime.web.vera.submission import Payload, Submission
-from worker_runtime.web.wire.bodies.reading import rejection_of
+from worker_runtime.web.wire.rejection import rejection_of
 
 PAGES = {
     path.stem: path.read_text()
