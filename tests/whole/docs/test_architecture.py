@@ -42,6 +42,16 @@ def test_every_folder_has_its_sentence() -> None:
     assert shown == real
 
 
+def test_no_folder_has_more_than_twelve_modules() -> None:
+    """docs/decisions/0041: the thirteenth asks for the sentence that splits them."""
+    counts = {
+        folder: sum(1 for path in folder.glob("*.py") if path.stem != "__init__")
+        for folder in (PACKAGE, *PACKAGE.rglob("*"))
+        if folder.is_dir()
+    }
+    assert {folder: count for folder, count in counts.items() if count > 12} == {}
+
+
 def _first_sentence(path: Path) -> str:
     text = ast.get_docstring(ast.parse(path.read_text())) or ""
     return re.split(r"(?<=\.)\s", text.replace("\n", " "))[0]
