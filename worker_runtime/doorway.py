@@ -112,7 +112,8 @@ class Doorway:
         """A future that ends with the job. Who stops waiting before that gives it back with
         `stop_waiting`. Raises Unavailable where too many wait already."""
         waiter = self._parts.table.wait(job)
-        self._parts.feed.watch(job)
+        if not self._is_direct:  # else the record that is waited for is the one that it runs on
+            self._parts.feed.watch(job)
         return waiter
 
     def stop_waiting(self, job: Job, waiter: asyncio.Future[None]) -> None:

@@ -11,7 +11,7 @@ WorkerRuntimeError
 │   ├── PayloadTooLarge
 │   └── Unavailable           try again after `retry_after_s`
 │       ├── QueueFull
-│       ├── Overloaded        admission control said no
+│       ├── Overloaded        overload control said no
 │       ├── StoreUnavailable  the store cannot keep the job now (for example no space)
 │       └── ShuttingDown
 ├── UnknownJob
@@ -184,7 +184,7 @@ class JobCancelled(JobNotCompleted):
 
 
 class JobInterrupted(BaseException):
-    """Raised inside a running task at its next checkpoint after a cancel, a deadline or a shutdown.
+    """Raised inside a running task where it next looks, after a cancel, a deadline or a shutdown.
 
     A BaseException, like `asyncio.CancelledError`, so that `except Exception` in a task does not
     swallow the order to stop.

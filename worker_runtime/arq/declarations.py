@@ -126,7 +126,7 @@ def cron(
     keep_result_forever: bool | None = False,
     max_tries: int | None = 1,
 ) -> CronJob:
-    """A cron job, for `WorkerSettings.cron_jobs`; see `arq_cron.CronSchedule` for the fields."""
+    """A cron job, for `WorkerSettings.cron_jobs`; see `arq.cron.CronSchedule` for the fields."""
     name, found = _named(coroutine, name, "cron:")
     return CronJob(
         name,

@@ -283,7 +283,7 @@ class Dispatcher:
         self.tell_ended()
 
     async def _wait_for_work(self, lane: Lane, slot: Slot) -> bool:
-        """Park the slot until `wake` gives it a job; False where the lane is closed."""
+        """Let the slot rest until `wake` gives it a job; False where the lane is closed."""
         lane.busy -= 1
         lane.running.discard(slot)
         slot.is_started = False
@@ -293,7 +293,7 @@ class Dispatcher:
         self.tell_ended()
         try:
             await wakeup
-        except asyncio.CancelledError:  # by `_close`, or by a job that kept hold of this task
+        except asyncio.CancelledError:  # by `close`, or by a job that kept hold of this task
             if slot in lane.wakeups:
                 lane.idle.remove(slot)
                 del lane.wakeups[slot]

@@ -27,7 +27,7 @@ class Event(msgspec.Struct, frozen=True, gc=False):
 
 
 class Missed(msgspec.Struct, frozen=True, gc=False):
-    """This subscriber was too slow: `count` events were dropped at this place in the stream."""
+    """This subscriber was too slow: `count` events were dropped at this place among them."""
 
     count: int
 

@@ -59,7 +59,7 @@ class JobContext:
         return self._stopped
 
     def raise_if_cancelled(self) -> None:
-        """The checkpoint of code that cannot be interrupted from outside. Raises JobInterrupted."""
+        """For code that cannot be interrupted from outside: call it now and then. Raises JobInterrupted."""
         if self._stopped:
             raise JobInterrupted(f"job {self.job_id} was told to stop")
 
@@ -94,7 +94,7 @@ class JobContext:
         self._reporter.metric(Metric(time.time(), str(name)[:128], float(value)))
 
     def stop(self) -> None:
-        """Tell the task to stop at its next checkpoint. For the runtime; safe from any thread."""
+        """Tell the task to stop where it next looks. For the runtime; safe from any thread."""
         self._stopped = True
 
 

@@ -1,6 +1,6 @@
 """What stores have in common whose jobs wait in the process that has them.
 
-Guarantees: between the admission of a job and its record in the store the event loop does nothing
+Guarantees: between admitting a job and its record in the store the event loop does nothing
 else, so that no job runs that is not recorded; what the store cannot keep is taken back.
 """
 
@@ -98,7 +98,7 @@ class LocalStore(ABC):
     async def _stored_or_same(self, new: New, admitter: Admitter) -> New | Job | WorkerRuntimeError:
         """What is kept already in place of a new job, else that one again."""
         try:
-            # A stored job is known without a look at memory, which the admission repeats.
+            # A stored job is known without a look at memory, which admitting it repeats.
             return await self.known(new, admitter) or new
         except WorkerRuntimeError as error:
             return error

@@ -23,7 +23,7 @@ from worker_runtime.web.wire.dialect import Dialect, Handler, Refuse, guarded
 
 NATIVE_PREFIX = "/v1"
 
-# A dialect to come needs its class here and its row in `contracts.guides`, nothing else.
+# What a dialect to come needs besides its class here, docs/adding.md says.
 DIALECTS: dict[str, Callable[[Runtime, Settings], Dialect]] = {
     "sandbox": Sandbox,
     "vera": Vera,

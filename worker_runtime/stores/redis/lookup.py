@@ -198,7 +198,7 @@ class Lookup:
         return bool(answer)
 
     async def bury(self, job_id: str, queue: str, payload: bytes, reason: str) -> None:
-        """Park a payload that cannot be read, for a week, with the reason."""
+        """Bury a payload that cannot be read, for a week, with the reason."""
         now = time.time()
         pipe = self._client.pipeline(transaction=True)
         fields = {"queue": queue, "reason": reason, "at": repr(now), "payload": payload}

@@ -54,7 +54,7 @@ class Cancellation(msgspec.Struct, frozen=True):
 
 class OperationView:
     """Describes operations. It remembers who was cancelled when, because an operation counts as
-    cancelled from then on, while its work may still run to its next checkpoint."""
+    cancelled from then on, while its work may still run until it next looks."""
 
     def __init__(
         self, runtime: Runtime, worker_id: str, shapes: Mapping[str, RequestShape]

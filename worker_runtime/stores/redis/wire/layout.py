@@ -38,7 +38,7 @@ EXPIRES_EXTRA_MS = 86_400_000
 ABORT_AGE_MAX_MS = 60_000
 CRON_HOLD_MS = 60_000
 
-# Ours alone, beside arq's: no arq process looks at them, and all expire.
+# Ours alone, beside arq's: no arq process looks at them; those of a job expire.
 WAKE_CHANNEL = "worker-runtime:wake:"
 DEAD_PREFIX = "worker-runtime:dead:"
 DEAD_INDEX = "worker-runtime:dead"
