@@ -59,7 +59,7 @@ class JobContext:
         return self._stopped
 
     def raise_if_cancelled(self) -> None:
-        """For code that cannot be interrupted from outside: call it now and then. Raises JobInterrupted."""
+        """Call it now and then in code that nothing interrupts. Raises JobInterrupted."""
         if self._stopped:
             raise JobInterrupted(f"job {self.job_id} was told to stop")
 
