@@ -1,1 +1,4 @@
-"""What a job and a task are: plain words and records. Nothing here does I/O."""
+"""What a job and a task are: plain words and records.
+
+Nothing here does I/O.
+"""

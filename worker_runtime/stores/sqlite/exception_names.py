@@ -8,6 +8,23 @@ from typing import Any
 
 from worker_runtime.model.tasks.policy import qualified_name
 
+# Where classes of ours are that files may name by an earlier home. Append only: whoever moves an
+# exception that a user may write into `Retry(only_for=...)` leaves its old name here.
+MOVED = {
+    "worker_runtime.arq_declarations.Retry": "worker_runtime.arq.declarations.Retry",
+    "worker_runtime.arq_errors.DeserializationError": (
+        "worker_runtime.arq.errors.DeserializationError"
+    ),
+    "worker_runtime.arq_errors.JobExecutionFailed": "worker_runtime.arq.errors.JobExecutionFailed",
+    "worker_runtime.arq_errors.ResultNotFound": "worker_runtime.arq.errors.ResultNotFound",
+    "worker_runtime.arq_errors.SerializationError": "worker_runtime.arq.errors.SerializationError",
+    "worker_runtime.client_wire.RequestFailed": "worker_runtime.client.answers.RequestFailed",
+    "worker_runtime.client_wire.WorkerUnreachable": (
+        "worker_runtime.client.answers.WorkerUnreachable"
+    ),
+    "worker_runtime.fleet.FleetError": "worker_runtime.fleet.front.FleetError",
+}
+
 
 class _MatchesByName(type):
     """Makes `isinstance` compare qualified names along the lineage of the instance's class."""
@@ -23,6 +40,7 @@ def exception_class(name: str) -> type[BaseException]:
     Only modules that are loaded are looked at: nothing is imported by a stored name. Where the
     class is not found, a stand-in matches by name whatever is raised later.
     """
+    name = MOVED.get(name, name)
     parts = name.split(".")
     for split in range(len(parts) - 1, 0, -1):
         found: Any = sys.modules.get(".".join(parts[:split]))
