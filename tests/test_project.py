@@ -21,6 +21,11 @@ LINES_MAX = 400
 LONGER = {
     "worker_runtime/runtime.py": 545,
 }
+# What stands above the runtime, and sees no more of it than its own methods and `doorway`.
+DOORS = {
+    *("arq", "cli", "client", "fleet", "standalone", "web"),
+    *("__main__", "metrics", "progress_bridge", "testing", "tracing"),
+}
 
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
@@ -30,6 +35,19 @@ def test_a_module_is_named_documented_and_short(path: Path) -> None:
     assert ast.get_docstring(ast.parse(text)), "say what the module is responsible for"
     line_count = len(text.splitlines())
     assert line_count <= LONGER.get(path.relative_to(ROOT).as_posix(), LINES_MAX), "split it"
+
+
+def test_no_door_reaches_for_a_part_of_the_runtime() -> None:
+    package = Path(worker_runtime.__file__).parent
+    rooms = {path: path.relative_to(package).parts[0].removesuffix(".py") for path in MODULES}
+    assert set(rooms.values()) >= DOORS
+    reaching = [
+        f"{path.relative_to(package)}: {line.strip()}"
+        for path, room in rooms.items()
+        for line in path.read_text().splitlines()
+        if room in DOORS and re.search(r"\._?parts\b", line)
+    ]
+    assert reaching == []
 
 
 def test_the_public_names_exist_sorted_and_documented() -> None:
