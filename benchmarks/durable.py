@@ -221,13 +221,14 @@ def churn_section() -> str:
             async with Runtime([add], store=f"sqlite:///{path}", settings=options) as runtime:
                 for step in range(1, CHURN_STEPS + 1):
                     await _callers(runtime, CHURN_JOBS // CHURN_STEPS)
-                    assert runtime.parts.store is not None
-                    figures = runtime.parts.store.statistics()
+                    figures = runtime.statistics().store
+                    assert figures.file_bytes is not None
+                    assert figures.log_bytes is not None
                     rows.append(
                         [
                             f"{step * CHURN_JOBS // CHURN_STEPS:,}",
-                            f"{figures['file_bytes'] / 2**20:.1f}",
-                            f"{figures['log_bytes'] / 2**20:.1f}",
+                            f"{figures.file_bytes / 2**20:.1f}",
+                            f"{figures.log_bytes / 2**20:.1f}",
                         ]
                     )
         return rows

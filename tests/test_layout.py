@@ -252,3 +252,25 @@ def test_the_longest_files_and_functions_can_be_looked_at(tmp_path: Path) -> Non
     ]
     whole = subprocess.run([script], capture_output=True, text=True, check=True).stdout
     assert len(whole.splitlines()) == 22
+
+
+# What stands above the runtime, and sees no more of it than its own methods and `doorway`.
+DOORS = {
+    *("arq", "cli", "client", "fleet", "standalone", "web"),
+    *("__main__", "metrics", "progress_bridge", "testing", "tracing"),
+}
+
+
+def test_no_door_reaches_for_a_part_of_the_runtime() -> None:
+    rooms = {
+        path: path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+        for path in PACKAGE.rglob("*.py")
+    }
+    assert set(rooms.values()) >= DOORS
+    reaching = [
+        f"{path.relative_to(PACKAGE)}: {line.strip()}"
+        for path, room in rooms.items()
+        for line in path.read_text().splitlines()
+        if room in DOORS and re.search(r"\._?parts\b", line)
+    ]
+    assert reaching == []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from prometheus_client import CollectorRegistry, Counter, Metric
@@ -145,8 +146,9 @@ async def test_other_registries_are_appended() -> None:
     assert ended("double", "completed") in samples
 
 
-async def test_names_follow_the_conventions() -> None:
-    async with Runtime([double]) as runtime:
+async def test_names_follow_the_conventions(tmp_path: Path) -> None:
+    async with Runtime([double], store=f"sqlite:///{tmp_path}/jobs.db") as runtime:
+        await (await runtime.enqueue(double, 1)).result(timeout_s=5)
         own = [f for f in families(runtime) if f.name.startswith("worker_runtime_")]
     assert len(own) >= 15
     for family in own:
@@ -155,7 +157,7 @@ async def test_names_follow_the_conventions() -> None:
         for sample in family.samples:
             assert sample.name.endswith("_total") == (family.type == "counter"), sample
             assert set(sample.labels) <= {
-                "task", "state", "reason", "queue", "executor", "le", "version", "python"
+                "task", "state", "reason", "queue", "executor", "store", "le", "version", "python"
             }  # fmt: skip
 
 

@@ -41,6 +41,13 @@ from worker_runtime.errors import (
     WorkerRuntimeError,
 )
 from worker_runtime.model.context import JobContext
+from worker_runtime.model.figures import (
+    ExecutorStatistics,
+    JobStatistics,
+    QueueStatistics,
+    RuntimeStatistics,
+    StoreStatistics,
+)
 from worker_runtime.model.snapshot import (
     AttemptInfo,
     JobDetail,
@@ -65,6 +72,7 @@ __all__ = [
     "ConfigurationError",
     "CronInfo",
     "Event",
+    "ExecutorStatistics",
     "InvalidArguments",
     "InvalidJob",
     "InvalidTransition",
@@ -78,6 +86,7 @@ __all__ = [
     "JobInterrupted",
     "JobNotCompleted",
     "JobPage",
+    "JobStatistics",
     "Limit",
     "Missed",
     "Overloaded",
@@ -87,14 +96,17 @@ __all__ = [
     "QueueFull",
     "QueueInfo",
     "QueueSettings",
+    "QueueStatistics",
     "Reason",
     "Refused",
     "Retry",
     "RunAgain",
     "Runtime",
+    "RuntimeStatistics",
     "Settings",
     "ShuttingDown",
     "State",
+    "StoreStatistics",
     "StoreUnavailable",
     "Subscription",
     "Transaction",

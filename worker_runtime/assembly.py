@@ -16,6 +16,7 @@ from worker_runtime.clock.wall import Clock
 from worker_runtime.control.cancellation import Cancellation
 from worker_runtime.control.ended_jobs import EndedJobs
 from worker_runtime.control.inspection import Inspection
+from worker_runtime.control.overview import Overview
 from worker_runtime.control.queues import QueueControl
 from worker_runtime.engine.attempt import Attempts, Middleware
 from worker_runtime.engine.dispatcher import Dispatcher
@@ -79,6 +80,7 @@ class Parts:
     queues: QueueControl
     cron: CronService
     watchdog: Watchdog
+    overview: Overview
 
 
 def assemble(
@@ -142,6 +144,8 @@ def assemble(
         )
     acceptance = Acceptance(intake, store)
     inspection = Inspection(table, store)
+    queues = QueueControl(dispatcher, feed)
+    watchdog = Watchdog(dispatcher.job_of_task, warn_s=settings.loop_lag_warn_s)
 
     async def enqueue_tick(task: TaskDefinition, job_id: str) -> None:
         await acceptance.accept(EnqueueOptions(job_id=job_id), Call(task.name, (), {}))
@@ -167,9 +171,20 @@ def assemble(
         inspection=inspection,
         ended_jobs=EndedJobs(inspection, table, store, intake, finisher),
         cancellation=Cancellation(dispatcher, finisher, held, clock, table, store),
-        queues=QueueControl(dispatcher, feed),
+        queues=queues,
         cron=CronService(schedules_of(registry), enqueue=enqueue_tick, store=store),
-        watchdog=Watchdog(dispatcher.job_of_task, warn_s=settings.loop_lag_warn_s),
+        watchdog=watchdog,
+        overview=Overview(
+            registry=registry,
+            intake=intake,
+            queues=queues,
+            dispatcher=dispatcher,
+            finisher=finisher,
+            table=table,
+            executors=executors,
+            store=store,
+            watchdog=watchdog,
+        ),
     )
 
 

@@ -23,17 +23,6 @@ from worker_runtime.services.resources import Resources
 from worker_runtime.stores.boundary import waits_here
 
 
-class QueueFigures(msgspec.Struct, frozen=True):
-    """One queue's numbers, for metrics. `ready`: due and waiting for a slot."""
-
-    ready: int
-    scheduled: int
-    running: int
-    concurrency: int
-    capacity: int
-    paused: bool
-
-
 class StopOrder(msgspec.Struct, frozen=True):
     """That a running job was told to stop."""
 
@@ -193,31 +182,6 @@ class Doorway:
             return lanes[queue].queue.waiting
         return sum(lane.queue.waiting for lane in lanes.values())
 
-    def queue_figures(self) -> dict[str, QueueFigures]:
-        """The numbers of every queue, by name."""
-        figures = {}
-        for name, lane in self._parts.lanes.items():
-            ready = lane.queue.ready_count
-            figures[name] = QueueFigures(
-                ready,
-                lane.queue.waiting - ready,
-                len(lane.running),
-                lane.concurrency,
-                lane.capacity,
-                lane.is_paused,
-            )
-        return figures
-
     def executors(self) -> dict[str, dict[str, Any]]:
-        """What each executor says of itself, by name."""
+        """All that each executor says of itself, by name."""
         return {name: each.statistics() for name, each in self._parts.executors.items()}
-
-    @property
-    def ended_count(self) -> int:
-        """Ended jobs in memory."""
-        return self._parts.table.ended_count
-
-    @property
-    def interrupted_count(self) -> int:
-        """Running jobs that a stop interrupted."""
-        return self._parts.finisher.interrupted_count

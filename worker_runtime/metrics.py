@@ -2,7 +2,7 @@
 
 The runtime counts in plain numbers; this module reads them when someone scrapes. Names are in base
 units, and every label comes from a closed set: tasks, queues and executors that are registered,
-states and reasons. Nothing a caller sends becomes a label.
+kinds of stores, states and reasons. Nothing a caller sends becomes a label.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import itertools
 import platform
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
 from prometheus_client import PlatformCollector, ProcessCollector, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
@@ -25,11 +25,26 @@ from prometheus_client.registry import Collector, CollectorRegistry
 
 from worker_runtime import __version__
 from worker_runtime.executors.process.parent.work import ChildState
+from worker_runtime.model.figures import (
+    ExecutorStatistics,
+    QueueStatistics,
+    RuntimeStatistics,
+    StoreStatistics,
+)
 from worker_runtime.model.states import CANCELLED, COMPLETED, FAILED
 from worker_runtime.model.tasks.tally import DURATION_BUCKETS_S
 from worker_runtime.runtime import Runtime
 
 CONTENT_TYPE = CONTENT_TYPE_PLAIN_0_0_4
+
+_QUEUE_FIGURES = {
+    "ready": "Jobs that are due and wait for a slot.",
+    "scheduled": "Jobs that wait for their time.",
+    "running": "Attempts that run, also given up ones that keep their place.",
+    "concurrency": "Attempts that may run at a time.",
+    "capacity": "Jobs that may wait.",
+    "paused": "1 while the queue starts nothing.",
+}
 
 _EXECUTOR_FIGURES = {
     "size": "Threads or child processes that the executor may use.",
@@ -38,6 +53,44 @@ _EXECUTOR_FIGURES = {
     "abandoned": "Attempts that were given up and still hold a coroutine, thread or child.",
 }
 
+_STORE_KINDS = frozenset({"memory", "sqlite", "redis"})
+
+_STORE_FIGURES = {
+    "results_held_back": (
+        GaugeMetricFamily,
+        "results_held_back",
+        "Ends of jobs and attempts that the store has not written yet.",
+    ),
+    "last_commit_s": (
+        GaugeMetricFamily,
+        "last_commit_seconds",
+        "How long the last commit of jobs took.",
+    ),
+    "commits": (CounterMetricFamily, "commits_total", "Transactions that were committed."),
+    "rows": (CounterMetricFamily, "rows_total", "Rows that were written in them."),
+    "checkpoints": (
+        CounterMetricFamily,
+        "checkpoints_total",
+        "Times the log was copied into the file.",
+    ),
+    "file_bytes": (GaugeMetricFamily, "file_bytes", "Size of the file."),
+    "log_bytes": (GaugeMetricFamily, "log_bytes", "Size of the log beside the file."),
+    "leases_held": (
+        GaugeMetricFamily,
+        "leases_held",
+        "Jobs of a shared store that this process has claimed and holds.",
+    ),
+    "claimed": (
+        CounterMetricFamily,
+        "claimed_total",
+        "Jobs of a shared store that this process has claimed.",
+    ),
+    "dead_letters": (
+        CounterMetricFamily,
+        "dead_letters_total",
+        "Claimed jobs that nobody can read, and that were parked.",
+    ),
+}
 
 _CHILDREN_SECONDS = {
     "queue_wait": "Time that calls waited for a child process.",
@@ -58,12 +111,14 @@ class RuntimeCollector(Collector):
             "The running version.",
             {"version": __version__, "python": platform.python_version()},
         )
+        statistics = self._runtime.statistics()
         yield from self._jobs()
         yield self._durations()
-        yield from self._queues()
-        yield from self._executors()
+        yield from _queues(statistics.queues)
+        yield from _executors(statistics.executors)
         yield from self._children()
-        yield from self._process()
+        yield from _store(statistics.store)
+        yield from _process(statistics)
 
     def _jobs(self) -> Iterator[Metric]:
         accepted = CounterMetricFamily(
@@ -100,38 +155,6 @@ class RuntimeCollector(Collector):
             durations.add_metric([task.name], buckets=buckets, sum_value=task.tally.seconds)
         return durations
 
-    def _queues(self) -> Iterator[Metric]:
-        names = {
-            "ready": "Jobs that are due and wait for a slot.",
-            "scheduled": "Jobs that wait for their time.",
-            "running": "Attempts that run.",
-            "concurrency": "Attempts that may run at a time.",
-            "capacity": "Jobs that may wait.",
-            "paused": "1 while the queue starts nothing.",
-        }
-        gauges = {
-            name: GaugeMetricFamily(f"worker_runtime_queue_{name}", text, labels=["queue"])
-            for name, text in names.items()
-        }
-        for name, figures in self._runtime.doorway.queue_figures().items():
-            for figure, gauge in gauges.items():
-                gauge.add_metric([name], int(getattr(figures, figure)))
-        yield from gauges.values()
-
-    def _executors(self) -> Iterator[Metric]:
-        gauges = {
-            figure: GaugeMetricFamily(
-                f"worker_runtime_executor_{figure}", text, labels=["executor"]
-            )
-            for figure, text in _EXECUTOR_FIGURES.items()
-        }
-        for name, statistics in self._runtime.doorway.executors().items():
-            for figure, gauge in gauges.items():
-                value = statistics.get(figure)
-                if value is not None:  # the event loop has no size
-                    gauge.add_metric([name], value)
-        yield from gauges.values()
-
     def _children(self) -> Iterator[Metric]:
         """Of the process executor, where there is one."""
         statistics = self._runtime.doorway.executors().get("process")
@@ -156,31 +179,65 @@ class RuntimeCollector(Collector):
             name = f"worker_runtime_children_{figure}_seconds_total"
             yield CounterMetricFamily(name, text, value=statistics[f"{figure}_s"])
 
-    def _process(self) -> Iterator[Metric]:
-        runtime, doorway = self._runtime, self._runtime.doorway
-        yield GaugeMetricFamily(
-            "worker_runtime_accepting",
-            "1 while new jobs are accepted.",
-            value=int(runtime.is_accepting),
-        )
-        yield GaugeMetricFamily(
-            "worker_runtime_history_jobs", "Ended jobs kept.", value=doorway.ended_count
-        )
-        yield CounterMetricFamily(
-            "worker_runtime_jobs_interrupted_total",
-            "Running jobs that a stop interrupted.",
-            value=doorway.interrupted_count,
-        )
-        yield GaugeMetricFamily(
-            "worker_runtime_event_loop_lag_seconds",
-            "How late the event loop ran what was due, at the last measurement.",
-            value=runtime.loop_lag_s,
-        )
-        yield CounterMetricFamily(
-            "worker_runtime_event_loop_blocked_total",
-            "Times the event loop was blocked for longer than the warning threshold.",
-            value=runtime.loop_blocked_count,
-        )
+
+def _queues(queues: Iterable[QueueStatistics]) -> Iterator[Metric]:
+    for figure, text in _QUEUE_FIGURES.items():
+        gauge = GaugeMetricFamily(f"worker_runtime_queue_{figure}", text, labels=["queue"])
+        for queue in queues:
+            gauge.add_metric([queue.name], int(getattr(queue, figure)))
+        yield gauge
+
+
+def _executors(executors: Mapping[str, ExecutorStatistics]) -> Iterator[Metric]:
+    for figure, text in _EXECUTOR_FIGURES.items():
+        gauge = GaugeMetricFamily(f"worker_runtime_executor_{figure}", text, labels=["executor"])
+        for name, statistics in executors.items():
+            value = getattr(statistics, figure)
+            if value is not None:  # the event loop has no size
+                gauge.add_metric([name], value)
+        yield gauge
+
+
+def _store(statistics: StoreStatistics) -> Iterator[Metric]:
+    """What the store measures; it has no metric for what it does not."""
+    labels = [statistics.kind if statistics.kind in _STORE_KINDS else "other"]
+    unavailable = GaugeMetricFamily(
+        "worker_runtime_store_unavailable", "1 while the store takes nothing.", labels=["store"]
+    )
+    unavailable.add_metric(labels, int(statistics.unavailable is not None))
+    yield unavailable
+    for figure, (family, name, text) in _STORE_FIGURES.items():
+        value = getattr(statistics, figure)
+        if value is not None:
+            metric = family(f"worker_runtime_store_{name}", text, labels=["store"])
+            metric.add_metric(labels, value)
+            yield metric
+
+
+def _process(statistics: RuntimeStatistics) -> Iterator[Metric]:
+    yield GaugeMetricFamily(
+        "worker_runtime_accepting",
+        "1 while new jobs are accepted.",
+        value=int(statistics.accepting),
+    )
+    yield GaugeMetricFamily(
+        "worker_runtime_history_jobs", "Ended jobs kept.", value=statistics.history_count
+    )
+    yield CounterMetricFamily(
+        "worker_runtime_jobs_interrupted_total",
+        "Running jobs that a stop interrupted.",
+        value=statistics.jobs.interrupted,
+    )
+    yield GaugeMetricFamily(
+        "worker_runtime_event_loop_lag_seconds",
+        "How late the event loop ran what was due, at the last measurement.",
+        value=statistics.loop_lag_s,
+    )
+    yield CounterMetricFamily(
+        "worker_runtime_event_loop_blocked_total",
+        "Times the event loop was blocked for longer than the warning threshold.",
+        value=statistics.loop_blocked_count,
+    )
 
 
 _PROCESS = ProcessCollector(registry=None)

@@ -26,6 +26,7 @@ from worker_runtime.engine.attempt import Middleware
 from worker_runtime.engine.events import Subscription
 from worker_runtime.errors import ConfigurationError
 from worker_runtime.lifecycle import Lifecycle
+from worker_runtime.model.figures import RuntimeStatistics
 from worker_runtime.model.filter import JobFilter, states_of
 from worker_runtime.model.job import Job
 from worker_runtime.model.registry import Tasks
@@ -355,6 +356,10 @@ class Runtime(Enqueuer):
     def queue_infos(self) -> list[QueueInfo]:
         """Figures of every queue."""
         return self.parts.queues.infos()
+
+    def statistics(self) -> RuntimeStatistics:
+        """What the runtime, its queues, its executors and its store measure, at this moment."""
+        return self.parts.overview.statistics()
 
     def position(self, job: Job) -> int | None:
         """The job's place in line, 1 for the next to start; None when it is not ready."""

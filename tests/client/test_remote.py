@@ -123,6 +123,9 @@ async def test_options_and_lists() -> None:
         assert (await client.queues())[0].name == "default"
         assert (await client.pause("default")).paused is True
         assert (await client.resume("default")).paused is False
+        statistics = await client.statistics()
+        assert (statistics.jobs.accepted, statistics.queues[0].scheduled) == (2, 1)
+        assert (statistics.store.kind, statistics.store.unavailable) == ("memory", None)
         names = {described["name"] for described in await client.tasks()}
         assert names == {"move", "renamed", "fail", "wait_for_test", "endless"}
 
@@ -284,7 +287,9 @@ async def test_the_blocking_client_is_the_same_one_for_threads() -> None:
                 job = blocking.run(blocking.client.enqueue(note, 4))
                 with pytest.raises(UnknownTask):
                     blocking.run(blocking.client.enqueue("nothing"))
-                return blocking.run(job.result(timeout_s=5)), threading.current_thread().name
+                number = blocking.run(job.result(timeout_s=5))
+                assert blocking.run(blocking.client.statistics()).jobs.completed == 1
+                return number, threading.current_thread().name
 
         number, _ = await asyncio.get_running_loop().run_in_executor(None, script)
     assert number == 4

@@ -264,8 +264,7 @@ async def test_a_job_in_a_threads_waiting_line_is_cancelled_without_running() ->
     async with Runtime([hold, waiting], concurrency=3, threads=1) as runtime:
         holding = await runtime.enqueue(hold)
         first, second = await runtime.enqueue(waiting), await runtime.enqueue(waiting)
-        statistics = runtime.parts.executors["thread"].statistics
-        await eventually(lambda: statistics()["waiting"] == 2)
+        await eventually(lambda: runtime.statistics().executors["thread"].waiting == 2)
         assert first.state is State.RUNNING
         await first.cancel()
         assert await first.wait(timeout_s=5) is State.CANCELLED
@@ -410,12 +409,12 @@ async def test_an_attempt_that_ignores_its_cancel_is_given_up_and_replaced(
             assert await handle.wait(timeout_s=5) is State.CANCELLED
         check_abandoned(handle.info(), f"abandoned_{where}")
         assert "ignores its stop" in caplog.text
-        assert runtime.parts.dispatcher.abandoned_count == 1
+        assert runtime.statistics().abandoned == 1
         # The only slot and the only thread have been replaced.
         assert await (await runtime.enqueue(fine)).result(timeout_s=5) == "fine"
         assert await (await runtime.enqueue(fine_in_thread)).result(timeout_s=5) == "fine"
         stubborn.released.set()
-        await eventually(lambda: runtime.parts.dispatcher.abandoned_count == 0)
+        await eventually(lambda: runtime.statistics().abandoned == 0)
         check_abandoned(handle.info(), f"abandoned_{where}")
         assert handle.job.result is None
         assert runtime.queue_info("default").running == 0
@@ -471,14 +470,14 @@ async def test_jobs_that_wait_for_a_thread_fail_once_none_is_left(stubborn: Stub
         handle = await runtime.enqueue("thread")
         await eventually(lambda: stubborn.running == 1)
         waiting = await runtime.enqueue(fine)
-        await eventually(lambda: runtime.parts.executors["thread"].statistics()["waiting"] == 1)
+        await eventually(lambda: runtime.statistics().executors["thread"].waiting == 1)
         await handle.cancel()
         with pytest.raises(JobFailed, match="ExecutorFull: no thread is left: 1 are held"):
             await waiting.result(timeout_s=5)
         with pytest.raises(JobFailed, match="ExecutorFull"):
             await (await runtime.enqueue(fine)).result(timeout_s=5)
         stubborn.released.set()
-        await eventually(lambda: runtime.parts.dispatcher.abandoned_count == 0)
+        await eventually(lambda: runtime.statistics().abandoned == 0)
         assert await (await runtime.enqueue(fine)).result(timeout_s=5) == "fine"
 
 

@@ -141,7 +141,7 @@ async def test_what_is_raised_before_there_is_a_coroutine_ends_the_job_too() -> 
     odd = task(run_in="loop")(Odd("odd"))
     async with running(odd) as runtime:
         assert (await ended(runtime, odd)).state is State.COMPLETED
-        definition = runtime.parts.registry.find("odd")
+        definition = runtime.doorway.definition("odd")
         definition.fn = raises
         info = await ended(runtime, odd)
         assert (info.state, info.error_type) == (State.FAILED, "StopIteration")
@@ -425,8 +425,7 @@ async def test_a_timeout_in_middleware_tells_the_thread_and_frees_the_slot() -> 
         for n in range(5):
             assert await (await runtime.enqueue(quick, n)).result(timeout_s=5) == n
         assert told.wait(5)
-        statistics = runtime.parts.executors["thread"].statistics()
-        assert statistics["busy"] == 1  # the one that nobody waits for
+        assert runtime.statistics().executors["thread"].busy == 1  # the one that nobody waits for
         release.set()
 
 
@@ -445,7 +444,7 @@ async def test_a_job_behind_a_thread_that_nobody_waits_for_is_cancelled_at_once(
     async with running(stubborn, quick, middleware=[limit], threads=1, concurrency=1) as runtime:
         await ended(runtime, stubborn)
         waiting = await runtime.enqueue(quick)  # in the same slot
-        await eventually(lambda: runtime.parts.executors["thread"].statistics()["waiting"] == 1)
+        await eventually(lambda: runtime.statistics().executors["thread"].waiting == 1)
         await waiting.cancel()
         assert await waiting.wait(timeout_s=5) is State.CANCELLED
         assert waiting.info().note is None

@@ -11,7 +11,7 @@ from collections.abc import Callable
 import pytest
 
 from tests.support.helpers import eventually
-from worker_runtime import JobContext, Runtime, Settings, call
+from worker_runtime import ExecutorStatistics, JobContext, Runtime, Settings, call
 from worker_runtime.errors import ExecutorFull
 from worker_runtime.executors.thread import ThreadExecutor
 
@@ -52,12 +52,7 @@ async def test_no_more_threads_than_the_pool_may_have(
     async with Runtime([work], concurrency=8, threads=3) as runtime:
         handles = await runtime.enqueue_many(call(work, n) for n in range(8))
         await eventually(lambda: at_once == 3)
-        assert runtime.parts.executors["thread"].statistics() == {
-            "size": 3,
-            "busy": 3,
-            "waiting": 5,
-            "abandoned": 0,
-        }
+        assert runtime.statistics().executors["thread"] == ExecutorStatistics(3, 3, 5, 0)
         release.set()
         assert [await handle.result(timeout_s=5) for handle in handles] == list(range(8))
         assert at_once_max == 3

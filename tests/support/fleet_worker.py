@@ -10,6 +10,7 @@ import aiohttp
 from aiohttp import web
 
 from worker_runtime import Runtime, Settings
+from worker_runtime.stores.boundary import Store
 from worker_runtime.web import build_app
 from worker_runtime.web.app import tell_listening
 from worker_runtime.web.wire.connection import Runner
@@ -43,11 +44,15 @@ class Worker(NamedTuple):
 
 @asynccontextmanager
 async def serving(
-    *tasks: Callable[..., Any], registers: bool = False, **settings: Any
+    *tasks: Callable[..., Any],
+    registers: bool = False,
+    kept_in: Store | None = None,
+    **settings: Any,
 ) -> AsyncIterator[Worker]:
-    """A worker with these tasks. `registers`: it tells its backend that it listens."""
+    """A worker with these tasks. `registers`: it tells its backend that it listens. `kept_in`: its
+    store, instead of the one that the settings name."""
     read = Settings.from_environment({}, **settings)
-    async with Runtime(tasks, settings=read) as runtime:
+    async with Runtime(tasks, settings=read, store=kept_in) as runtime:
         app = build_app(runtime, read)
         runner = Runner(app, shutdown_timeout=1.0)
         await runner.setup()

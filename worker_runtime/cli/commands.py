@@ -13,6 +13,7 @@ import click
 
 from worker_runtime import __version__
 from worker_runtime.cli.jobs import jobs
+from worker_runtime.cli.stats import stats
 from worker_runtime.contracts.guides import GUIDES
 from worker_runtime.errors import ConfigurationError
 from worker_runtime.settings import Settings, checked
@@ -193,6 +194,7 @@ def top(urls: tuple[str, ...], token: str | None, interval: float, count: int) -
 
 
 main.add_command(jobs)
+main.add_command(stats)
 
 
 def _check(target: str | None, options: ListenOptions) -> int:

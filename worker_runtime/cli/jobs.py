@@ -5,15 +5,24 @@ from __future__ import annotations
 
 import json
 import sys
-import urllib.error
 import urllib.parse
-import urllib.request
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NoReturn
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import click
 
 from worker_runtime.cli.job_file import delete_in, job_of, page_of, path_of, retry_in
+from worker_runtime.cli.worker import (
+    EXIT_REFUSED,
+    EXIT_WRONG_USE,
+    Document,
+    end,
+    json_option,
+    plain,
+    print_json,
+    url_option,
+    worker_at,
+)
 from worker_runtime.errors import (
     ConfigurationError,
     InvalidTransition,
@@ -22,85 +31,9 @@ from worker_runtime.errors import (
 )
 from worker_runtime.model.filter import JobFilter, states_of
 from worker_runtime.model.states import State
-from worker_runtime.settings import Settings
 
-EXIT_REFUSED = 1
-EXIT_WRONG_USE = 2
-EXIT_NO_WORKER = 3
-
-_ANSWER_WITHIN_S = 30.0
 _STATES = click.Choice([state.value for state in State])
 _ENDED = click.Choice(["completed", "failed", "cancelled"])
-
-Document = dict[str, Any]
-
-# A worker is on this machine or beside it: no proxy that the environment names comes between.
-_opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-
-
-class Worker:
-    """The native API of the worker at `url` (no trailing slash)."""
-
-    def __init__(self, url: str, token: str | None) -> None:
-        self.url = url
-        self._token = token
-
-    def ask(self, method: str, path: str, query: Mapping[str, object] | None = None) -> Document:
-        """The answer's JSON document. Ends the process with what is wrong."""
-        given = {name: value for name, value in (query or {}).items() if value is not None}
-        url = f"{self.url}{path}{'?' if given else ''}{urllib.parse.urlencode(given)}"
-        request = urllib.request.Request(url, method=method)
-        if self._token:
-            request.add_header("Authorization", f"Bearer {self._token}")
-        try:
-            with _opener.open(request, timeout=_ANSWER_WITHIN_S) as answer:
-                text = answer.read()
-        except urllib.error.HTTPError as error:
-            with error:
-                _end(_problem(error), EXIT_REFUSED)
-        except (OSError, ValueError) as error:
-            reason = getattr(error, "reason", error)
-            _end(f"no worker answers at {self.url}: {reason}", EXIT_NO_WORKER)
-        return _decoded(text, self.url) if text else {}
-
-
-def _decoded(text: bytes, url: str) -> Document:
-    try:
-        document: Document = json.loads(text)
-    except ValueError:
-        _end(f"what answers at {url} is no worker", EXIT_NO_WORKER)
-    return document
-
-
-def _problem(error: urllib.error.HTTPError) -> str:
-    try:
-        return str(json.loads(error.read())["detail"])
-    except (ValueError, KeyError, TypeError):
-        return f"{error.url} answered {error.code} {error.reason}"
-
-
-def _end(message: str, code: int) -> NoReturn:
-    click.echo(f"worker-runtime: {' '.join(message.split())}", err=True)
-    sys.exit(code)
-
-
-def _worker(url: str | None) -> Worker:
-    try:
-        settings = Settings.from_environment()
-    except ConfigurationError as error:
-        _end(str(error), EXIT_WRONG_USE)
-    if url is None:
-        host = settings.host if settings.host not in ("0.0.0.0", "::", "") else "127.0.0.1"
-        host = f"[{host}]" if ":" in host else host
-        url = f"http://{host}:{settings.listen_port}"
-    elif not url.startswith(("http://", "https://")):
-        _end(f"--url must begin with http:// or https://, not {url!r}", EXIT_WRONG_USE)
-    return Worker(url.rstrip("/"), settings.token)
-
-
-def _url_option(command: Callable[..., Any]) -> Callable[..., Any]:
-    text = "The worker's address.  [default: http://WORKER_HOST:PORT]"
-    return click.option("--url", metavar="URL", help=text)(command)
 
 
 def _store_option(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -111,10 +44,6 @@ def _store_option(command: Callable[..., Any]) -> Callable[..., Any]:
 def _file_option(command: Callable[..., Any]) -> Callable[..., Any]:
     text = "Change this file, which no worker may have open, for example sqlite:///jobs.db."
     return click.option("--store", metavar="URL", help=text)(command)
-
-
-def _json_option(command: Callable[..., Any]) -> Callable[..., Any]:
-    return click.option("--json", "as_json", is_flag=True, help="Print JSON.")(command)
 
 
 def _filter_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -135,9 +64,9 @@ def jobs() -> None:
 @_filter_options
 @click.option("--limit", type=click.IntRange(1, 1000), default=50, show_default=True)
 @click.option("--cursor", help="Go on after an earlier list.")
-@_url_option
+@url_option
 @_store_option
-@_json_option
+@json_option
 def list_command(
     state: str | None,
     queue: str | None,
@@ -151,15 +80,15 @@ def list_command(
     """List jobs, newest first."""
     if store is None:
         query = {"state": state, "queue": queue, "task": task, "limit": limit, "cursor": cursor}
-        page = _worker(url).ask("GET", "/v1/jobs", query)
+        page = worker_at(url).ask("GET", "/v1/jobs", query)
     else:
         if cursor is not None and not cursor.isdecimal():
-            _end(f"--cursor {cursor[:40]!r} is not one that a list gave", EXIT_WRONG_USE)
+            end(f"--cursor {cursor[:40]!r} is not one that a list gave", EXIT_WRONG_USE)
         below = None if cursor is None else int(cursor)
         wanted = JobFilter(states_of(None if state is None else State(state)), queue, task)
         page = _from_file(store, url, lambda path: page_of(path, wanted, limit, below))
     if as_json:
-        _print_json(page)
+        print_json(page)
         return
     _print_table(page["jobs"])
     if page["cursor"]:
@@ -168,17 +97,17 @@ def list_command(
 
 @jobs.command("show")
 @click.argument("job_id")
-@_url_option
+@url_option
 @_store_option
-@_json_option
+@json_option
 def show_command(job_id: str, url: str | None, store: str | None, as_json: bool) -> None:
     """Show a job with its attempts."""
     if store is None:
-        job = _worker(url).ask("GET", f"/v1/jobs/{_quoted(job_id)}")
+        job = worker_at(url).ask("GET", f"/v1/jobs/{_quoted(job_id)}")
     else:
         job = _from_file(store, url, lambda path: job_of(path, job_id))
     if as_json:
-        _print_json(job)
+        print_json(job)
     else:
         _print_job(job)
 
@@ -188,7 +117,7 @@ def show_command(job_id: str, url: str | None, store: str | None, as_json: bool)
 @click.option("--all", "all_jobs", is_flag=True, help="All that match, up to 1,000.")
 @click.option("--state", type=click.Choice(["failed", "cancelled"]), help="With --all.")
 @_filter_options
-@_url_option
+@url_option
 @_file_option
 def retry_command(
     job_ids: Sequence[str],
@@ -207,7 +136,7 @@ def retry_command(
             "queued again", _from_file(store, url, lambda path: retry_in(path, job_ids, wanted))
         )
         return
-    worker = _worker(url)
+    worker = worker_at(url)
     for job_id in job_ids:
         worker.ask("POST", f"/v1/jobs/{_quoted(job_id)}/retry")
         click.echo(f"queued again: {job_id}")
@@ -218,10 +147,10 @@ def retry_command(
 
 @jobs.command("cancel")
 @click.argument("job_ids", nargs=-1, required=True)
-@_url_option
+@url_option
 def cancel_command(job_ids: Sequence[str], url: str | None) -> None:
     """Cancel jobs that have not ended; running ones are told to stop."""
-    worker = _worker(url)
+    worker = worker_at(url)
     for job_id in job_ids:
         job = worker.ask("DELETE", f"/v1/jobs/{_quoted(job_id)}")
         done = "cancelled" if job["state"] == "cancelled" else "told to stop"
@@ -233,7 +162,7 @@ def cancel_command(job_ids: Sequence[str], url: str | None) -> None:
 @click.option("--all", "all_jobs", is_flag=True, help="All that match, up to 1,000.")
 @click.option("--state", type=_ENDED, help="With --all, which needs it.")
 @_filter_options
-@_url_option
+@url_option
 @_file_option
 def delete_command(
     job_ids: Sequence[str],
@@ -254,7 +183,7 @@ def delete_command(
             "deleted", _from_file(store, url, lambda path: delete_in(path, job_ids, wanted))
         )
         return
-    worker = _worker(url)
+    worker = worker_at(url)
     for job_id in job_ids:
         worker.ask("DELETE", f"/v1/jobs/{_quoted(job_id)}", {"purge": "true"})
         click.echo(f"deleted: {job_id}")
@@ -281,16 +210,12 @@ def _from_file(store: str, url: str | None, act: Callable[[str], Document]) -> D
     try:
         return act(path_of(store))
     except (UnknownJob, InvalidTransition) as error:
-        _end(str(error), EXIT_REFUSED)
+        end(str(error), EXIT_REFUSED)
     except (ConfigurationError, StoreUnavailable) as error:
-        _end(str(error), EXIT_WRONG_USE)
+        end(str(error), EXIT_WRONG_USE)
 
 
 # Printing
-
-
-def _print_json(document: Document) -> None:
-    click.echo(json.dumps(document, indent=2, ensure_ascii=False))
 
 
 def _print_bulk(done: str, result: Document) -> None:
@@ -309,7 +234,7 @@ def _print_table(found: Sequence[Document]) -> None:
         table.add_column(heading, no_wrap=heading == "id", overflow="fold")
     for job in found:
         cells = [job["id"], job["task"], job["queue"], job["state"], str(job["attempt"])]
-        table.add_row(*map(_plain, [*cells, _time(job["created_at"]), _error(job)]))
+        table.add_row(*map(plain, [*cells, _time(job["created_at"]), _error(job)]))
     Console(soft_wrap=not sys.stdout.isatty()).print(table)
 
 
@@ -323,7 +248,7 @@ def _print_job(job: Document) -> None:
         if value is not None and name != "attempts":
             text = _time(value) if name.endswith("_at") else value
             shown = text if isinstance(text, str) else json.dumps(text, ensure_ascii=False)
-            facts.add_row(name, _plain(shown))
+            facts.add_row(name, plain(shown))
     console.print(facts)
     for attempt in job["attempts"]:
         span = f"{_time(attempt['started_at'])} to {_time(attempt['ended_at']) or 'now'}"
@@ -331,13 +256,6 @@ def _print_job(job: Document) -> None:
         for line in (_error(attempt), attempt["traceback"]):
             if line:
                 click.echo(line.rstrip())
-
-
-def _plain(text: str) -> Any:
-    """Text of jobs is shown as it is: what looks like markup is none."""
-    from rich.text import Text
-
-    return Text(text)
 
 
 def _error(record: Document) -> str:

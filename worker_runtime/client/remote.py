@@ -31,6 +31,7 @@ from worker_runtime.contracts.fetch import Fetched, FetchFailed, fetch
 from worker_runtime.contracts.job_documents import JobSnapshot, NewJob, SnapshotPage
 from worker_runtime.errors import JobCancelled, JobFailed, WorkerRuntimeError
 from worker_runtime.model.context import JobContext
+from worker_runtime.model.figures import RuntimeStatistics
 from worker_runtime.model.job_id import JobIds
 from worker_runtime.model.snapshot import QueueInfo
 from worker_runtime.model.states import COMPLETED, FAILED, Priority, Reason, State
@@ -195,6 +196,11 @@ class Client:
             "/tasks", dict[str, list[dict[str, Any]]]
         )
         return found["tasks"]
+
+    async def statistics(self) -> RuntimeStatistics:
+        """What the worker, its queues, its executors and its store measure at this moment."""
+        statistics: RuntimeStatistics = await self._get("/statistics", RuntimeStatistics)
+        return statistics
 
     async def cancel(self, job_id: str) -> JobSnapshot:
         """Cancel a job; a running one may take a moment. Raises UnknownJob, InvalidTransition."""

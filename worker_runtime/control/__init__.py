@@ -1,1 +1,1 @@
-"""Jobs and queues looked at, and changed while they work."""
+"""A runtime, its jobs and its queues looked at, and changed while they work."""

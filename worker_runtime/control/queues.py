@@ -10,6 +10,7 @@ from worker_runtime.engine.dispatcher import Dispatcher
 from worker_runtime.engine.feed import Feed
 from worker_runtime.engine.slots import Lane
 from worker_runtime.errors import ConfigurationError, UnknownQueue
+from worker_runtime.model.figures import QueueStatistics
 from worker_runtime.model.job import Job
 from worker_runtime.model.snapshot import QueueInfo
 from worker_runtime.model.states import QUEUED
@@ -58,6 +59,17 @@ class QueueControl:
 
     def infos(self) -> list[QueueInfo]:
         return [self.info(name) for name in self._lanes]
+
+    def statistics(self) -> list[QueueStatistics]:
+        """As `infos`, with what waits in this process."""
+        return [
+            QueueStatistics(
+                **msgspec.structs.asdict(self.info(name)),
+                ready=lane.queue.ready_count,
+                scheduled=lane.queue.waiting - lane.queue.ready_count,
+            )
+            for name, lane in self._lanes.items()
+        ]
 
     def position(self, job: Job) -> int | None:
         return self._lane(job.queue).queue.position(job) if job.state is QUEUED else None

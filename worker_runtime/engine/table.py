@@ -40,6 +40,11 @@ class JobTable:
     def ended_count(self) -> int:
         return self._kept
 
+    @property
+    def waiting_count(self) -> int:
+        """Callers that wait for a job."""
+        return self._waiting
+
     def get(self, job_id: str) -> Job | None:
         job = self.jobs.get(job_id)
         if job is not None and job.ended_at is not None and self._has_passed(job, time.time()):

@@ -161,7 +161,8 @@ def _attempt_info(record: AttemptRecord) -> AttemptInfo:
 
 
 class QueueInfo(msgspec.Struct, frozen=True):
-    """A queue as it is now. `waiting` counts ready and scheduled jobs, `running` attempts."""
+    """A queue as it is now. `waiting` counts ready and scheduled jobs; `running` attempts, those
+    that were given up and keep their place included."""
 
     name: str
     waiting: int

@@ -71,7 +71,6 @@ class ClaimedJobs:
         self._aborts = aborts
         self._leaves_unknown = leaves_unknown
         self._unknown_told: set[str] = set()
-        self.dead_count = 0
 
     async def admit(self, lane: Lane, claims: Sequence[Claimed]) -> None:
         unknown: list[Claimed] = []
@@ -107,8 +106,7 @@ class ClaimedJobs:
         except Unreadable as error:
             reason = f"its payload is refused: {error}"
             logger.error("job %s is parked as a dead letter: %s", lease.job_id, reason)
-            await self._store.lookup.bury(lease.job_id, lane.name, claimed.payload, reason)
-            self.dead_count += 1
+            await self._store.bury(lease, lane.name, claimed.payload, reason)
             self._end(lane, claimed, None, UNREADABLE, Reason.ERROR, reason)
             return None
         lease.enqueued_ms = found.enqueued_ms

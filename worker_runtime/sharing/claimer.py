@@ -79,7 +79,6 @@ class Claimer:
         self._progress_shown_at = 0.0
         self._progress_seen: dict[str, Any] = {}
         self.waiting: dict[str, int] = dict.fromkeys(lanes, 0)
-        self.claimed_count = 0
 
     def start(self) -> None:
         loop = asyncio.get_running_loop()
@@ -138,7 +137,7 @@ class Claimer:
     @property
     def is_spent(self) -> bool:
         """Whether as many jobs were claimed as were to be."""
-        return self._jobs_max is not None and self.claimed_count >= self._jobs_max
+        return self._jobs_max is not None and self._store.claimed_count >= self._jobs_max
 
     async def _is_drained(self) -> bool:
         store = self._store
@@ -205,7 +204,6 @@ class Claimer:
             self._next_due[lane.name] = claims.next_due
             if len(claims.jobs) >= limit:
                 self._may_have_more[lane.name] = True
-            self.claimed_count += len(claims.jobs)
             found += len(claims.jobs)
             if claims.jobs:
                 # What is put back and claimed again by this very process: first the one is shown.
@@ -220,7 +218,7 @@ class Claimer:
         if self._store.ends.attempt_mean_s < _SHORT_ATTEMPT_S and not self._store.ending:
             free += lane.concurrency
         if self._jobs_max is not None:
-            free = min(free, self._jobs_max - self.claimed_count)
+            free = min(free, self._jobs_max - self._store.claimed_count)
         return min(free, _CLAIM_MAX)
 
     async def _wait_for_news(self) -> None:

@@ -64,7 +64,9 @@ class HealthKey:
                 await store.client.psetex(key, int((self._every_s + 1) * 1000), text)
         except (exceptions.RedisError, OSError) as error:
             logger.warning("the health key could not be written: %s", error)
+            store.note_failure(f"Redis does not answer: {error}")
             return False
+        store.note_failure(None)
         if self._last_figures and figures != self._last_figures:
             logger.info("recording health: %s", text)
         self._last_figures = figures

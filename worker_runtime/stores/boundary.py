@@ -13,6 +13,7 @@ from typing import Any, Literal, Protocol, TypeGuard
 import msgspec
 
 from worker_runtime.errors import InvalidJob, WorkerRuntimeError
+from worker_runtime.model.figures import StoreStatistics
 from worker_runtime.model.filter import JobFilter
 from worker_runtime.model.job import Job
 from worker_runtime.model.outcome import Transition
@@ -257,9 +258,8 @@ class Store(Protocol):
         that is given."""
         ...
 
-    def statistics(self) -> dict[str, Any]:
-        """Its own figures; `kind` always, `unavailable` (why new jobs are refused, or None) where
-        that can be."""
+    def statistics(self) -> StoreStatistics:
+        """How it is now. Cheap: it is read at every scrape of the metrics."""
         ...
 
 

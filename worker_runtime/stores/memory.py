@@ -5,9 +5,9 @@ from __future__ import annotations
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
-from typing import Any
 
 from worker_runtime.errors import ConfigurationError
+from worker_runtime.model.figures import StoreStatistics
 from worker_runtime.model.filter import JobFilter
 from worker_runtime.model.job import Job
 from worker_runtime.stores.boundary import LOOKS_ONLY, Feature, Here, Host, Session
@@ -74,5 +74,5 @@ class MemoryStore(LocalStore):
     async def save_note(self, key: str, text: str, *, until: float | None = None) -> None:
         self._notes[key] = (text, until)
 
-    def statistics(self) -> dict[str, Any]:
-        return {"kind": self.kind}
+    def statistics(self) -> StoreStatistics:
+        return StoreStatistics(kind=self.kind)

@@ -17,8 +17,6 @@ from tests.support.helpers import eventually
 from tests.support.redis_server import RedisServer
 from worker_runtime.arq import ArqRedis, RedisSettings, Retry, create_pool, func
 from worker_runtime.arq.worker import ArqWorker
-from worker_runtime.sharing.claimer import Claimer
-from worker_runtime.sharing.queues import SharedQueues
 from worker_runtime.stores.redis.leases import Lease, LeaseKeeper
 from worker_runtime.stores.redis.location import RedisLocation
 from worker_runtime.stores.redis.outbox import Finish
@@ -48,12 +46,6 @@ class Runs:
             "redis_settings": RedisSettings(port=port),
             "lease_s": LEASE_S,
         }
-
-
-def claimer_of(worker: ArqWorker) -> Claimer:
-    feed = worker.runtime.parts.feed
-    assert isinstance(feed, SharedQueues)
-    return feed.claimer
 
 
 async def _lapse(pool: ArqRedis, job_id: str) -> None:
@@ -142,11 +134,10 @@ async def test_a_retry_claimed_before_its_end_is_known_runs_once(server: RedisSe
 
         async def slow_answer(batch: list[Finish]) -> list[int]:
             answers = await write(batch)
-            claimer = claimer_of(worker)
-            claimed = claimer.claimed_count
+            claimed = worker.store.claimed_count
             deadline = time.monotonic() + 0.3
             while time.monotonic() < deadline and len(tries) < 4:
-                if claimer.claimed_count > claimed:
+                if worker.store.claimed_count > claimed:
                     break
                 await asyncio.sleep(0.01)
             return answers
@@ -154,7 +145,7 @@ async def test_a_retry_claimed_before_its_end_is_known_runs_once(server: RedisSe
         worker.store.outbox._write = slow_answer  # type: ignore[method-assign]
         job = await enqueue(pool, "again")
         assert await job.result(timeout=20) == 4
-        assert not worker.runtime.parts.table.jobs
+        assert not list(worker.runtime.doorway.jobs_here())
         assert not worker.store.leases.held
     assert tries == [1, 2, 3, 4]
 

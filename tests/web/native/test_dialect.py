@@ -16,7 +16,14 @@ from hypothesis import strategies as st
 
 from tests.support.fleet_worker import Answer, Worker, serving
 from tests.support.helpers import eventually
-from worker_runtime import JobContext, QueueSettings, State, task
+from worker_runtime import (
+    JobContext,
+    QueueSettings,
+    RuntimeStatistics,
+    State,
+    StoreStatistics,
+    task,
+)
 
 MSGPACK = {"Content-Type": "application/msgpack", "Accept": "application/msgpack"}
 NDJSON = {"Content-Type": "application/x-ndjson"}
@@ -367,7 +374,8 @@ async def test_a_failed_job_runs_again_on_request_and_no_other(worker: Worker) -
     await worker.ask("POST", "/v1/jobs?wait_s=5", {"task": "fail", "id": "again"})
     answer = await worker.ask("POST", "/v1/jobs/again/retry")
     assert (answer.status, answer.headers["Location"]) == (202, "/v1/jobs/again")
-    await eventually(lambda: worker.runtime.parts.table.jobs["again"].state is State.FAILED)
+    again = await worker.runtime.job("again")
+    await eventually(lambda: again.state is State.FAILED)
     await worker.ask("POST", "/v1/jobs?wait_s=5", {"task": "add", "args": [1], "id": "done"})
     refused = await worker.ask("POST", "/v1/jobs/done/retry")
     assert problem(refused, 409, "invalid_transition")
@@ -552,6 +560,22 @@ async def test_tasks_are_shown_with_the_schema_of_their_parameters(worker: Worke
 @task(run_in="process")
 def halve(number: int) -> float:
     return number / 2
+
+
+async def test_statistics_are_those_of_the_runtime() -> None:
+    async with serving(add, token="secret", dialects=()) as worker:
+        assert (await worker.ask("GET", "/v1/statistics")).status == 401
+        await (await worker.runtime.enqueue(add, 1)).result(timeout_s=5)
+        headers = {"Authorization": "Bearer secret"}
+        shown = (await worker.ask("GET", "/v1/statistics", headers=headers)).document
+        packed = {**headers, "Accept": "application/msgpack"}
+        async with worker.http.get(f"{worker.url}/v1/statistics", headers=packed) as answer:
+            unpacked = msgspec.msgpack.decode(await answer.read(), type=RuntimeStatistics)
+    statistics = msgspec.convert(shown, RuntimeStatistics)
+    assert statistics.jobs.completed == unpacked.jobs.completed == 1
+    assert statistics.store == StoreStatistics(kind="memory")
+    assert shown["store"]["unavailable"] is None
+    assert shown["queues"][0]["name"] == "default"
 
 
 async def test_executors_are_shown_with_each_child() -> None:

@@ -439,7 +439,7 @@ async def test_a_wrong_request_is_refused_by_name(
 ) -> None:
     async with operations() as worker:
         answer = await worker.ask("POST", f"/{domain}/start", body)
-        assert not worker.runtime.parts.table.jobs
+        assert not list(worker.runtime.doorway.jobs_here())
         await start(worker, task_id="still-idle", **BARS)
     assert answer.status == 422
     assert named in answer.document["detail"]

@@ -159,7 +159,7 @@ async def test_priorities_order_the_line_and_equals_stay_in_theirs() -> None:
         ]
         ids = [
             (await worker.ask("GET", f"/task/{job.id}")).document["status"]
-            for job in worker.runtime.parts.table.jobs.values()
+            for job in worker.runtime.doorway.jobs_here()
         ]
         assert ids == ["running"] + ["queued"] * 6
         waiting = await worker.ask("GET", "/health")
@@ -253,7 +253,7 @@ FIELD_ERRORS: list[tuple[Any, list[tuple[str, list[str]]]]] = [
 async def test_wrong_fields_are_named(body: Any, expected: list[tuple[str, list[str]]]) -> None:
     async with vera() as worker:
         answer = await worker.ask("POST", "/task/submit", body)
-        assert not worker.runtime.parts.table.jobs
+        assert not list(worker.runtime.doorway.jobs_here())
     assert answer.status == 422
     assert [(e["type"], e["loc"]) for e in answer.document["detail"]] == expected
     assert all(error["msg"] and "input" in error for error in answer.document["detail"])
@@ -281,7 +281,7 @@ async def test_a_payload_that_no_record_can_show_is_refused() -> None:
     async with vera() as worker:
         packed = {"Content-Type": "application/msgpack"}
         answer = await worker.ask("POST", "/task/submit", data=body, headers=packed)
-        assert not worker.runtime.parts.table.jobs
+        assert not list(worker.runtime.doorway.jobs_here())
     assert answer.status == 422
     assert answer.document["detail"][0]["loc"] == ["body", "payload"]
 
@@ -293,7 +293,7 @@ async def test_an_unknown_function_never_runs() -> None:
             answer = await worker.ask("POST", "/task/submit", body)
             assert answer.status == 404
             assert name in answer.document["detail"]
-        assert not worker.runtime.parts.table.jobs
+        assert not list(worker.runtime.doorway.jobs_here())
 
 
 async def test_a_full_queue_says_when_and_where() -> None:
@@ -450,7 +450,7 @@ async def test_execute_again_after_giving_up_has_its_own_time() -> None:
             worker.ask("POST", "/execute", {**body, "timeout": 5}),
             worker.ask("POST", "/execute", {**body, "timeout": 5}),
         )
-        await eventually(lambda: bool(worker.runtime.parts.lanes["default"].running))
+        await eventually(lambda: worker.runtime.queue_info("default").running)
         gate.set()
         assert [a.document["data"] for a in await both] == ["held", "held"]
     assert order == ["held"]
@@ -523,7 +523,7 @@ async def test_a_token_guards_all_doors_but_health_and_heartbeat() -> None:
             wrong = {"Authorization": "Bearer guess"}
             assert (await worker.ask(method, path, body)).status == 401
             assert (await worker.ask(method, path, body, headers=wrong)).status == 401
-        assert not worker.runtime.parts.table.jobs
+        assert not list(worker.runtime.doorway.jobs_here())
         assert (await worker.ask("GET", "/capabilities", headers=bearer)).status == 200
         body = {"type": "analyze_data", "payload": {"mode": "m"}}
         assert (await worker.ask("POST", "/execute", body, headers=bearer)).status == 200

@@ -27,7 +27,7 @@ async def test_waits_share_a_timer_and_keep_their_own_limits() -> None:
         release.set()
         assert await long
         assert await waits.ended_within(job, 0)
-        assert runtime.parts.table._waiting == 0
+        assert runtime.statistics().waiters == 0
 
 
 async def test_a_wait_that_is_cancelled_leaves_nothing_behind() -> None:
@@ -43,6 +43,6 @@ async def test_a_wait_that_is_cancelled_leaves_nothing_behind() -> None:
         waiting.cancel()
         with pytest.raises(asyncio.CancelledError):
             await waiting
-        assert runtime.parts.table._waiting == 0
+        assert runtime.statistics().waiters == 0
         assert not waits._deadlines
         await runtime.cancel(job.id)

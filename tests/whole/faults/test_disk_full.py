@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import shutil
 import subprocess
 import sys
@@ -13,6 +14,7 @@ import pytest
 
 from tests.support.helpers import eventually
 from worker_runtime import Runtime, Settings, StoreUnavailable, task
+from worker_runtime.metrics import exposition
 
 DISK = "size=8m"
 
@@ -28,6 +30,16 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
         pytest.skip(f"needs root to mount a small tmpfs: {mount.stderr.strip()}")
     yield tmp_path
     subprocess.run(["umount", "-l", str(tmp_path)], check=True)
+
+
+def store_figures(runtime: Runtime) -> dict[str, float]:
+    """What a scrape shows of a store that cannot write."""
+    shown = exposition(runtime).decode()
+    found = {
+        name: re.search(rf'^worker_runtime_store_{name}{{store="sqlite"}} (\S+)$', shown, re.M)
+        for name in ("unavailable", "results_held_back")
+    }
+    return {name: float(match[1]) for name, match in found.items() if match}
 
 
 async def test_a_full_disk_refuses_new_jobs_and_loses_nothing(small_disk: Path) -> None:
@@ -53,7 +65,11 @@ async def test_a_full_disk_refuses_new_jobs_and_loses_nothing(small_disk: Path) 
         assert len(accepted) > 10
 
         gate.set()  # the results need space that is not there
-        await eventually(lambda: runtime.parts.store.statistics()["unavailable"])
+        await eventually(lambda: runtime.statistics().store.unavailable)
+        assert "disk of the store is full" in (runtime.statistics().store.unavailable or "")
+        held_back = runtime.statistics().store.results_held_back
+        assert store_figures(runtime) == {"unavailable": 1, "results_held_back": held_back}
+        assert held_back
         assert any(job.state == "running" for job in accepted)
         with pytest.raises(StoreUnavailable):
             await runtime.enqueue(hold, -1, "")
@@ -61,6 +77,8 @@ async def test_a_full_disk_refuses_new_jobs_and_loses_nothing(small_disk: Path) 
         ballast.unlink()
         results = [await job.result(timeout_s=20) for job in accepted]
         assert results == ["x" * 5000] * len(accepted)
+        await eventually(lambda: runtime.statistics().store.unavailable is None)
+        assert store_figures(runtime) == {"unavailable": 0, "results_held_back": 0}
         assert await (await runtime.enqueue(hold, -2, "y")).result(timeout_s=5) == "y"
     assert -1 not in ended
     assert len(ended) == len(set(ended)) == len(accepted) + 1

@@ -47,7 +47,7 @@ class Outbox:
     """Writes finishes in batches, one script call at a time.
 
     Guarantees: an end is written or found superseded, in the order of `put`; while Redis cannot, it
-    is kept and tried again.
+    is kept and tried again, and `failure` says why.
     """
 
     def __init__(self, client: Any) -> None:
@@ -60,7 +60,7 @@ class Outbox:
         self._emptied.set()
         self._answered = asyncio.Event()
         self._writer: asyncio.Task[None] | None = None
-        self._is_failing = False
+        self.failure: str | None = None
 
     def __len__(self) -> int:
         return len(self._waiting) + len(self._batch)
@@ -114,8 +114,8 @@ class Outbox:
                 await self._failed(error, backoff_s)
                 backoff_s = min(_BACKOFF_MAX_S, backoff_s * 2)
                 continue
-            if self._is_failing:
-                self._is_failing = False
+            if self.failure is not None:
+                self.failure = None
                 logger.warning("results are written to Redis again")
             backoff_s = _BACKOFF_FIRST_S
             self._settle(answers)
@@ -127,8 +127,8 @@ class Outbox:
         return answers
 
     async def _failed(self, error: Exception, backoff_s: float) -> None:
-        if not self._is_failing:
-            self._is_failing = True
+        if self.failure is None:
+            self.failure = f"Redis cannot take results: {error}"
             logger.warning("results wait in memory, Redis cannot take them: %s", error)
         if may_have_happened(error):
             for finish in self._batch:

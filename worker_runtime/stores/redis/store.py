@@ -28,6 +28,7 @@ from worker_runtime.errors import (
     StoreUnavailable,
     WorkerRuntimeError,
 )
+from worker_runtime.model.figures import StoreStatistics
 from worker_runtime.model.filter import JobFilter
 from worker_runtime.model.job import Job
 from worker_runtime.model.outcome import Transition
@@ -132,6 +133,9 @@ class RedisStore:
         self._release = Script("release")
         self._hook_runs: set[asyncio.Task[None]] = set()
         self._is_open = False
+        self._failure: str | None = None
+        self._dead_letters_count = 0
+        self.claimed_count = 0
 
     @classmethod
     def from_url(cls, url: str, **options: Any) -> RedisStore:
@@ -272,7 +276,9 @@ class RedisStore:
         try:
             answers = await self._enqueue.call(self.client, *args)
         except (exceptions.RedisError, OSError) as error:
+            self.note_failure(f"Redis cannot take jobs: {error}")
             raise StoreUnavailable(f"Redis cannot take the job now: {error}") from None
+        self.note_failure(None)
         if answers[0] == -1:
             name = jobs[answers[1] - 1].queue
             raise QueueFull(
@@ -290,12 +296,23 @@ class RedisStore:
         keys = self.keys(queue)
         return next((key for p, key in keys if p == int(Priority.NORMAL)), keys[-1][1])
 
+    def note_failure(self, words: str | None) -> None:
+        """What the last call of Redis failed with, outside of the outbox; None: it answered."""
+        self._failure = words
+
     # Claim
 
     async def claim(self, queue: str, limit: int) -> Claims:
         """Take up to `limit` due jobs of a queue. Raises redis errors; after one that may hide a
         success, the next call finds the jobs of the lost answer again."""
-        return await self._claims.take(self.keys(queue), limit, self._unknown_key)
+        try:
+            claims = await self._claims.take(self.keys(queue), limit, self._unknown_key)
+        except (exceptions.RedisError, OSError) as error:
+            self.note_failure(f"jobs cannot be claimed from Redis: {error}")
+            raise
+        self.note_failure(None)
+        self.claimed_count += len(claims.jobs)
+        return claims
 
     def note_unanswered(self, token: str) -> None:
         """As `claims.ClaimCalls.note_unanswered`."""
@@ -316,6 +333,11 @@ class RedisStore:
             self.leases.held.pop(lease.job_id, None)
             args += (lease.job_id, lease.queue_key, lease.token)
         await self._release.call(self.client, *args)
+
+    async def bury(self, lease: Lease, queue: str, payload: bytes, reason: str) -> None:
+        """Park a claimed job that cannot be read, for a week, with the reason."""
+        await self.lookup.bury(lease.job_id, queue, payload, reason)
+        self._dead_letters_count += 1
 
     async def unknown_count(self) -> int:
         """How many waiting jobs this kind of worker leaves to others."""
@@ -497,13 +519,16 @@ class RedisStore:
         """Jobs that this process holds."""
         return len(self.leases.held)
 
-    def statistics(self) -> dict[str, Any]:
-        return {
-            "kind": self.kind,
-            "where": self.location.shown,
-            "held": len(self.leases.held) if self._is_open else 0,
-            "unwritten": len(self.outbox) if self._is_open else 0,
-        }
+    def statistics(self) -> StoreStatistics:
+        failure = self.outbox.failure if self._is_open else None
+        return StoreStatistics(
+            kind=self.kind,
+            unavailable=failure or self._failure,
+            results_held_back=len(self.outbox) if self._is_open else 0,
+            leases_held=self.ongoing if self._is_open else 0,
+            claimed=self.claimed_count,
+            dead_letters=self._dead_letters_count,
+        )
 
 
 def _not_yet(_: bool) -> None:

@@ -50,6 +50,7 @@ class Journal:
         self.unavailable: str | None = None
         self._batch = Batch()
         self._handed_over: list[Batch] = []
+        self._kept_back_count = 0
         self._is_scheduled = False
         self._records = self._records_before = 0
         self._leaves_by = 0.0
@@ -150,9 +151,10 @@ class Journal:
         await self.writer.stop()
 
     @property
-    def waiting(self) -> int:
-        """Jobs with a change that the writer has not taken yet or is committing."""
-        return len(self._batch) + sum(len(batch) for batch in self._handed_over)
+    def results_held_back(self) -> int:
+        """Ends of jobs and attempts that are not committed yet."""
+        batches = (self._batch, *self._handed_over)
+        return self._kept_back_count + sum(len(batch.thens) for batch in batches)
 
     @property
     def _is_waiting(self) -> bool:
@@ -201,13 +203,14 @@ class Journal:
             else:
                 future.set_result(None)
         self._show(batch)
-        self.kept_back(handed_over, None)
+        self.kept_back(handed_over, None, 0)
 
     def refused(self, batch: Batch, error: Callable[[], Exception]) -> None:
         self._fail(batch, error)
         self._show(batch)
 
-    def kept_back(self, handed_over: Batch | None, reason: str | None) -> None:
+    def kept_back(self, handed_over: Batch | None, reason: str | None, results_count: int) -> None:
+        self._kept_back_count = results_count
         if not self._is_closed:
             self.unavailable = reason
         if handed_over is not None:

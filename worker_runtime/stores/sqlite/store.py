@@ -12,12 +12,13 @@ import sqlite3
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 from urllib.parse import parse_qsl, unquote
 
 import msgspec
 
 from worker_runtime.errors import ConfigurationError, InvalidArguments, PayloadTooLarge
+from worker_runtime.model.figures import StoreStatistics
 from worker_runtime.model.filter import JobFilter
 from worker_runtime.model.job import Job
 from worker_runtime.model.outcome import Transition
@@ -262,23 +263,19 @@ class SqliteStore(LocalStore):
 
         await self._journal.call(work)
 
-    def statistics(self) -> dict[str, Any]:
-        """`waiting` jobs have a change that is not committed; `unavailable` says why new jobs are
-        refused; the bytes are those of the file and of its log."""
+    def statistics(self) -> StoreStatistics:
         writer = self._journal.writer
-        return {
-            "kind": self.kind,
-            "path": self.path,
-            "ack": self.settings.ack,
-            "waiting": self._journal.waiting,
-            "unavailable": self._journal.unavailable,
-            "commits": writer.commits,
-            "rows": writer.rows,
-            "checkpoints": writer.checkpoints,
-            "last_commit_s": writer.last_commit_s,
-            "file_bytes": _size(self.path),
-            "log_bytes": _size(self.path + "-wal"),
-        }
+        return StoreStatistics(
+            kind=self.kind,
+            unavailable=self._journal.unavailable,
+            results_held_back=self._journal.results_held_back,
+            last_commit_s=writer.last_commit_s or None,
+            commits=writer.commits,
+            rows=writer.rows,
+            checkpoints=writer.checkpoints,
+            file_bytes=_size(self.path),
+            log_bytes=_size(self.path + "-wal"),
+        )
 
     # Inside
 

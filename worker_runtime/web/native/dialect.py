@@ -63,6 +63,7 @@ class Native(DialectDefaults):
             web.get(f"{at}/tasks", self._tasks),
             web.get(f"{at}/cron", self._crons),
             web.get(f"{at}/executors", self._executors),
+            web.get(f"{at}/statistics", self._statistics),
         ]
 
     def health(self) -> Mapping[str, Any]:
@@ -153,7 +154,7 @@ class Native(DialectDefaults):
         )
         return answer(request, result)
 
-    # Queues and tasks
+    # Queues, tasks and figures
 
     async def _queues(self, request: web.Request) -> web.Response:
         return answer(request, {"queues": self._runtime.queue_infos()})
@@ -178,6 +179,9 @@ class Native(DialectDefaults):
     async def _executors(self, request: web.Request) -> web.Response:
         """Each executor's figures; of the process executor also its children, one by one."""
         return answer(request, self._runtime.doorway.executors())
+
+    async def _statistics(self, request: web.Request) -> web.Response:
+        return answer(request, self._runtime.statistics())
 
     # Inside
 

@@ -64,7 +64,8 @@ async def test_without_space_new_jobs_are_refused_and_results_are_kept(
     assert words in str(await refused(store, jobs.make()))
     end = asyncio.ensure_future(changed(store, running, completed(running, 7)))
     start = asyncio.ensure_future(started(store, waiting))
-    await eventually(lambda: store.statistics()["unavailable"])
+    await eventually(lambda: store.statistics().unavailable)
+    assert store.statistics().results_held_back == 1  # the start that waits too is no result
     error = await refused(store, jobs.make())
     assert words in str(error)
     assert error.retry_after_s == 1.0
@@ -74,6 +75,7 @@ async def test_without_space_new_jobs_are_refused_and_results_are_kept(
 
     faults.error = None
     await asyncio.wait_for(asyncio.gather(end, start), 5)
+    assert store.statistics().results_held_back == 0
     assert rows(store, "id, state") == [("job-1", "completed"), ("job-2", "running")]
     late = jobs.make()
     await kept(store, late)
@@ -121,10 +123,10 @@ async def test_what_memory_acknowledged_is_kept_through_a_full_disk(tmp_path: Pa
     jobs = Jobs()
     first = jobs.make()
     assert store.record_accepted([first]) is None
-    await eventually(lambda: store.statistics()["unavailable"])
+    await eventually(lambda: store.statistics().unavailable)
     await refused(store, jobs.make())
     faults.error = None
-    await eventually(lambda: store.statistics()["unavailable"] is None)
+    await eventually(lambda: store.statistics().unavailable is None)
     assert rows(store, "id") == [(first.id,)]
     await store.close()
 

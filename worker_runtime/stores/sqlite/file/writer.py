@@ -79,8 +79,9 @@ class Listener(Protocol):
         """The jobs of `batch` are not kept; `error` makes what their callers are told."""
         ...
 
-    def kept_back(self, handed_over: Batch | None, reason: str | None) -> None:
-        """What is left of a batch waits until `reason` has passed; None: nothing is left of it."""
+    def kept_back(self, handed_over: Batch | None, reason: str | None, results_count: int) -> None:
+        """What is left of a batch, `results_count` ends of jobs and attempts among it, waits until
+        `reason` has passed; None: nothing is left of it."""
         ...
 
     def died(self, message: str) -> None:
@@ -222,7 +223,8 @@ class Writer:
         if self._kept is None and len(batch):
             logger.error("%s: new jobs are refused, %d changes wait", reason, len(batch))
         self._kept = batch if len(batch) else None
-        self._post(self._listener.kept_back, handed_over, reason if len(batch) else None)
+        left_for = reason if len(batch) else None
+        self._post(self._listener.kept_back, handed_over, left_for, len(batch.thens))
 
     def _work(self, connection: sqlite3.Connection, request: Request) -> None:
         if self._is_dead:
