@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.support.clocks import SetClock, assembled_with
 from worker_runtime import InvalidJob, JobInfo, Runtime, State, call, task
 from worker_runtime.acceptance.options import enqueue_options
 from worker_runtime.clock.source import SYSTEM
@@ -94,17 +94,17 @@ async def test_with_a_period_a_completed_job_counts_too_and_a_failed_one_does_no
         assert (await runtime.options(unique_key="k").enqueue("instant", 3)).is_new
 
 
-async def test_the_period_counts_from_the_acceptance(
-    start: Start, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    async with start() as runtime:
+async def test_the_period_counts_from_the_acceptance(start: Start) -> None:
+    clock = SetClock()
+    with assembled_with(clock):
+        runtime = start()
+    async with runtime:
         unique = runtime.options(unique_key="k", unique_for_s=100)
         done = await unique.enqueue("instant")
         await done.result(timeout_s=5)
-        now = time.time()
-        monkeypatch.setattr(time, "time", lambda: now + 90)
+        clock.ahead_s = 90
         assert not (await unique.enqueue("instant")).is_new
-        monkeypatch.setattr(time, "time", lambda: now + 101)
+        clock.ahead_s = 101
         assert (await unique.enqueue("instant")).is_new
 
 
