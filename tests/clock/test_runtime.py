@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -117,8 +118,6 @@ async def test_the_history_is_kept_as_long_as_it_says(clock: StillClock) -> None
 
 def test_a_clock_is_the_machines_functions_themselves() -> None:
     """What keeps one of them pays for no call in between."""
-    import time
-
     clock = Clock()
     assert clock.wall is time.time
     assert clock.monotonic is time.monotonic
