@@ -24,6 +24,7 @@ import uvloop
 from benchmarks import cpu_tasks
 from benchmarks.report import in_turns, rate, ratio, table, versions
 from worker_runtime import JobContext, Runtime, Settings
+from worker_runtime.clock.source import SYSTEM
 from worker_runtime.executors.process.parent.pool import ProcessExecutor
 from worker_runtime.model.context import JobContext as Context
 from worker_runtime.model.job import Job
@@ -73,7 +74,7 @@ class Ours:
     def __init__(self) -> None:
         self._definitions = {fn: define(fn, context_type=JobContext) for fn in TASKS}
         limits = ProcessSettings(size_max=CHILDREN, size_min=CHILDREN)
-        self.executor = ProcessExecutor(list(self._definitions.values()), limits)
+        self.executor = ProcessExecutor(list(self._definitions.values()), SYSTEM, limits)
 
     async def __aenter__(self) -> Ours:
         await self.executor.open()

@@ -12,7 +12,7 @@ from worker_runtime.acceptance.call import Call
 from worker_runtime.acceptance.intake import Intake
 from worker_runtime.acceptance.keeping import Acceptance
 from worker_runtime.acceptance.options import EnqueueOptions
-from worker_runtime.clock.wall import Clock
+from worker_runtime.clock.source import Clock
 from worker_runtime.control.cancellation import Cancellation
 from worker_runtime.control.ended_jobs import EndedJobs
 from worker_runtime.control.inspection import Inspection
@@ -88,9 +88,13 @@ def assemble(
     tasks: Tasks,
     middleware: Sequence[Middleware],
     given: Store | SharedSetup[Any] | None = None,
+    *,
+    clock: Clock | None = None,
 ) -> Parts:
     """Build the parts and connect them. Nothing is opened yet. `given` is a store, or how to work
-    with a shared one; None: the one that the settings name. Raises ConfigurationError."""
+    with a shared one; None: the one that the settings name. `clock` is what every part goes by;
+    None: the machine's. Raises ConfigurationError."""
+    clock = clock or Clock()
     setup = given if isinstance(given, SharedSetup) else None
     if given is None and settings.store.partition("://")[0] in _REDIS_SCHEMES:
         setup = _redis_setup(settings)
@@ -102,12 +106,13 @@ def assemble(
         any_name=setup is not None and setup.any_name,
     )
     registry.add_all(tasks)
-    lanes = _lanes(settings, registry, store)
-    executors = _executors(settings, registry)
+    lanes = _lanes(settings, registry, store, clock)
+    executors = _executors(settings, registry, clock)
     _place(registry, executors, is_plain=store.recorder is None and not middleware)
-    clock, events = Clock(), EventHub()
-    table = _table(settings, store)
+    events = EventHub()
+    table = _table(settings, store, clock)
     attempts = Attempts(
+        clock,
         middleware=middleware,
         recorder=store.recorder,
         error_bytes_max=settings.error_bytes_max,
@@ -120,6 +125,7 @@ def assemble(
     finisher = Finisher(
         table,
         events,
+        clock,
         recorder=store.recorder,
         outlives_process=store.outlives_process,
         requeue=put_back,
@@ -131,21 +137,21 @@ def assemble(
         lanes, attempts, finisher, events, clock, abandoned_max=settings.abandoned_max
     )
     held = HeldJobs(table, finisher, dispatcher, clock)
-    forecast = Forecast(registry)
-    overload = _overload(settings, forecast)
-    resources = Resources(interval_s=settings.health_check_interval_s)
+    forecast = Forecast(registry, clock)
+    overload = _overload(settings, forecast, clock)
+    resources = Resources(clock, interval_s=settings.health_check_interval_s)
     resources.listeners.append(overload.observe)
     draining = Draining(dispatcher, finisher)
     intake = Intake(registry, table, dispatcher, events, clock, forecast, overload, held)
-    feed: Feed = OwnQueues(registry, lanes, table, held, draining)
+    feed: Feed = OwnQueues(registry, lanes, table, held, draining, clock)
     if setup is not None:
         feed = _shared_queues(
-            setup, registry, lanes, table, intake, dispatcher, draining, finisher, settings
+            setup, registry, lanes, table, intake, dispatcher, draining, finisher, clock, settings
         )
     acceptance = Acceptance(intake, store)
     inspection = Inspection(table, store)
     queues = QueueControl(dispatcher, feed)
-    watchdog = Watchdog(dispatcher.job_of_task, warn_s=settings.loop_lag_warn_s)
+    watchdog = Watchdog(dispatcher.job_of_task, clock, warn_s=settings.loop_lag_warn_s)
 
     async def enqueue_tick(task: TaskDefinition, job_id: str) -> None:
         await acceptance.accept(EnqueueOptions(job_id=job_id), Call(task.name, (), {}))
@@ -172,7 +178,7 @@ def assemble(
         ended_jobs=EndedJobs(inspection, table, store, intake, finisher),
         cancellation=Cancellation(dispatcher, finisher, held, clock, table, store),
         queues=queues,
-        cron=CronService(schedules_of(registry), enqueue=enqueue_tick, store=store),
+        cron=CronService(schedules_of(registry), enqueue=enqueue_tick, store=store, clock=clock),
         watchdog=watchdog,
         overview=Overview(
             registry=registry,
@@ -197,8 +203,9 @@ def _place(registry: TaskRegistry, executors: dict[str, Executor], *, is_plain: 
         task.is_bare = is_plain and task.run_in == "loop" and not task.needs_context
 
 
-def _table(settings: Settings, store: Store) -> JobTable:
+def _table(settings: Settings, store: Store, clock: Clock) -> JobTable:
     return JobTable(
+        clock,
         # A store that hands jobs out has the history of all: a copy here would tell of a former job
         # of the same id.
         history_count_max=0 if store.hands_out else settings.history_count_max,
@@ -207,20 +214,23 @@ def _table(settings: Settings, store: Store) -> JobTable:
     )
 
 
-def _overload(settings: Settings, forecast: Forecast) -> OverloadControl:
+def _overload(settings: Settings, forecast: Forecast, clock: Clock) -> OverloadControl:
     return OverloadControl(
         forecast,
+        clock,
         max_cpu_percent=settings.max_cpu_percent,
         max_memory_percent=settings.max_memory_percent,
         sampled_every_s=settings.health_check_interval_s,
     )
 
 
-def _lanes(settings: Settings, registry: TaskRegistry, store: Store) -> dict[str, Lane]:
+def _lanes(
+    settings: Settings, registry: TaskRegistry, store: Store, clock: Clock
+) -> dict[str, Lane]:
     known = {queue.name: queue for queue in settings.queues}
     for name in (DEFAULT_QUEUE, *(task.queue for task in registry)):
         known.setdefault(name, QueueSettings(name))
-    limits = _limits(known, registry)
+    limits = _limits(known, registry, clock)
     _check_lacks(store, known, has_limits=limits is not None)
     # What waits in the store is counted there.
     capacity = _UNBOUNDED if store.hands_out else settings.queue_capacity
@@ -229,7 +239,7 @@ def _lanes(settings: Settings, registry: TaskRegistry, store: Store) -> dict[str
             name,
             concurrency=queue.concurrency or settings.default_concurrency,
             capacity=queue.capacity or capacity,
-            queue=_queue(queue, limits),
+            queue=_queue(queue, limits, clock),
         )
         for name, queue in known.items()
     }
@@ -244,13 +254,15 @@ def _check_lacks(store: Store, queues: dict[str, QueueSettings], *, has_limits: 
             raise ConfigurationError(f"queue {queue.name!r}: {store.lacks['aging']}")
 
 
-def _queue(queue: QueueSettings, limits: Limits | None) -> PriorityQueue:
+def _queue(queue: QueueSettings, limits: Limits | None, clock: Clock) -> PriorityQueue:
     if limits is not None:
         return LimitedQueue(limits)
-    return PriorityQueue() if queue.aging_s is None else AgingQueue(queue.aging_s)
+    return PriorityQueue() if queue.aging_s is None else AgingQueue(queue.aging_s, clock)
 
 
-def _limits(queues: dict[str, QueueSettings], registry: TaskRegistry) -> Limits | None:
+def _limits(
+    queues: dict[str, QueueSettings], registry: TaskRegistry, clock: Clock
+) -> Limits | None:
     """The limits that queues and tasks have; None where none has any."""
     of_queues = {q.name: (q.limit, q.per_key) for q in queues.values() if q.limit or q.per_key}
     if not of_queues and not any(task.limit or task.per_key for task in registry):
@@ -260,13 +272,14 @@ def _limits(queues: dict[str, QueueSettings], registry: TaskRegistry) -> Limits 
             raise ConfigurationError(
                 f"queue {queue.name!r}: aging_s does not work beside limits; leave one of them out"
             )
-    return Limits(of_queues)
+    return Limits(of_queues, clock)
 
 
-def _executors(settings: Settings, registry: TaskRegistry) -> dict[str, Executor]:
+def _executors(settings: Settings, registry: TaskRegistry, clock: Clock) -> dict[str, Executor]:
     executors: dict[str, Executor] = {
         "loop": LoopExecutor(stop_grace_s=settings.cancel_grace_s),
         "thread": ThreadExecutor(
+            clock,
             size=settings.default_threads,
             abandoned_max=settings.abandoned_max,
             stop_grace_s=settings.cancel_grace_s,
@@ -277,7 +290,7 @@ def _executors(settings: Settings, registry: TaskRegistry) -> dict[str, Executor
         limits = settings.process
         if settings.processes is not None:
             limits = msgspec.structs.replace(limits, size_max=settings.processes)
-        executors["process"] = ProcessExecutor(in_process, limits)
+        executors["process"] = ProcessExecutor(in_process, clock, limits)
     return executors
 
 
@@ -297,6 +310,7 @@ def _shared_queues(
     dispatcher: Dispatcher,
     draining: Draining,
     finisher: Finisher,
+    clock: Clock,
     settings: Settings,
 ) -> Feed:
     from worker_runtime.sharing.queues import SharedQueues
@@ -310,6 +324,7 @@ def _shared_queues(
         dispatcher=dispatcher,
         draining=draining,
         finisher=finisher,
+        clock=clock,
         crashes_max=settings.crashes_max,
     )
 

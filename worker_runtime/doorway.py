@@ -31,10 +31,11 @@ class StopOrder(msgspec.Struct, frozen=True):
 
 
 class Doorway:
-    """The inner surface of one runtime."""
+    """The inner surface of one runtime. `clock` is the one that all of it goes by."""
 
     def __init__(self, parts: Parts) -> None:
         self._parts = parts
+        self.clock = parts.clock
         self._intake = parts.intake
         self._acceptance = parts.acceptance
         self._is_direct = waits_here(parts.store)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from typing import Any
@@ -37,7 +36,7 @@ class Lifecycle:
         """See `Runtime.start`."""
         if self.started_at is not None:
             raise ConfigurationError("this runtime was started before; make a new one")
-        self.started_at = time.time()
+        self.started_at = self._parts.clock.wall()
         try:
             await self._open()
         except BaseException:
@@ -83,7 +82,7 @@ class Lifecycle:
         self._parts.intake.is_open = False
         try:
             async with asyncio.timeout(within_s):
-                await self._parts.draining.wait_drained(time.time() + within_s)
+                await self._parts.draining.wait_drained(self._parts.clock.wall() + within_s)
         except TimeoutError:
             return False
         return True
@@ -114,5 +113,5 @@ class Lifecycle:
         """What has to be done about once a second, busy or idle."""
         while True:
             self._parts.clock.adjust()
-            self._parts.table.prune(time.time())
+            self._parts.table.prune(self._parts.clock.wall())
             await asyncio.sleep(_HOUSEKEEPING_EVERY_S)

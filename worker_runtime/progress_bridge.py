@@ -8,7 +8,6 @@ are those of KTRDR's guide for workers and of the bridges that KTRDR's own worke
 from __future__ import annotations
 
 import math
-from datetime import UTC, datetime
 from numbers import Real
 from typing import Any
 
@@ -85,7 +84,7 @@ class ProgressBridge:
             item=None if item is None else str(item),
         )
         self._context.report(clamped, 100.0, step=message, counts=counts)
-        timestamp = datetime.now(UTC).isoformat()
+        timestamp = self._context._clock.now_utc().isoformat()
         self._state = {"percentage": clamped, "message": message, "timestamp": timestamp, **facts}
 
     def _append_metric(self, metric: dict[str, Any]) -> None:

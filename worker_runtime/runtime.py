@@ -203,6 +203,7 @@ class Runtime(Enqueuer):
         """
         make_options = functools.partial(
             enqueue_options,
+            self.doorway.clock,
             job_id=job_id,
             queue=queue,
             priority=priority,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from worker_runtime.clock.source import Clock
 from worker_runtime.model.activity import Metric, Progress
 from worker_runtime.model.context import JobContext
 
@@ -37,6 +38,7 @@ class RecordingContext(JobContext):
             queue=queue,
             attempt=attempt,
             reporter=self,
+            clock=Clock(),
             label=label,
             state=state,
         )

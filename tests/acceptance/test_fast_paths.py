@@ -29,6 +29,7 @@ from worker_runtime import (
 from worker_runtime.acceptance.call import TaskRef
 from worker_runtime.acceptance.intake import PLAIN, Intake
 from worker_runtime.acceptance.options import WIRE, EnqueueOptions, enqueue_options
+from worker_runtime.clock.source import SYSTEM
 
 Way = Callable[..., Any]
 """`await way(runtime, asked)`: a handle. Raises what the runtime raises."""
@@ -214,7 +215,7 @@ LOOKED_UP = {
     "the same id": [with_options(job_id="given-1")] * 2,
     "an id in use": [
         with_options(job_id="given-1"),
-        asked("add", 2, options=enqueue_options(job_id="given-1")),
+        asked("add", 2, options=enqueue_options(SYSTEM, job_id="given-1")),
     ],
     "another queue": [with_options(queue="mail"), with_options(queue="nowhere")],
     "later": [with_options(delay_s=0.01)],

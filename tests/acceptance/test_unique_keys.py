@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.support.clocks import SetClock, assembled_with
 from worker_runtime import InvalidJob, JobInfo, Runtime, State, call, task
 from worker_runtime.acceptance.options import enqueue_options
+from worker_runtime.clock.source import SYSTEM
 
 Start = Callable[..., Runtime]
 
@@ -93,17 +94,17 @@ async def test_with_a_period_a_completed_job_counts_too_and_a_failed_one_does_no
         assert (await runtime.options(unique_key="k").enqueue("instant", 3)).is_new
 
 
-async def test_the_period_counts_from_the_acceptance(
-    start: Start, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    async with start() as runtime:
+async def test_the_period_counts_from_the_acceptance(start: Start) -> None:
+    clock = SetClock()
+    with assembled_with(clock):
+        runtime = start()
+    async with runtime:
         unique = runtime.options(unique_key="k", unique_for_s=100)
         done = await unique.enqueue("instant")
         await done.result(timeout_s=5)
-        now = time.time()
-        monkeypatch.setattr(time, "time", lambda: now + 90)
+        clock.ahead_s = 90
         assert not (await unique.enqueue("instant")).is_new
-        monkeypatch.setattr(time, "time", lambda: now + 101)
+        clock.ahead_s = 101
         assert (await unique.enqueue("instant")).is_new
 
 
@@ -142,7 +143,7 @@ async def test_a_refused_job_holds_no_key(start: Start) -> None:
 
 async def test_each_of_a_batch_is_unique_on_its_own(start: Start, gate: asyncio.Event) -> None:
     async with start() as runtime:
-        one, two = enqueue_options(unique_key="1"), enqueue_options(unique_key="2")
+        one, two = enqueue_options(SYSTEM, unique_key="1"), enqueue_options(SYSTEM, unique_key="2")
         gated = call("gated")
         answers = await runtime.doorway.enqueue_each([(one, gated), (two, gated), (one, gated)])
         handles = [answer for answer in answers if not isinstance(answer, Exception)]

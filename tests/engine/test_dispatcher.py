@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 import worker_runtime.engine.dispatcher
+from tests.support.clocks import SetClock, assembled_with
 from tests.support.helpers import eventually
 from worker_runtime import (
     Event,
@@ -182,33 +183,33 @@ async def test_delayed_jobs_start_in_order_of_their_due_time_and_not_before() ->
 
 async def test_a_clock_set_forward_makes_delayed_jobs_due(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(worker_runtime.engine.dispatcher, "_TIMER_MAX_S", 0.02)
-    real, step_s = time.time, 0.0
-    monkeypatch.setattr(time, "time", lambda: real() + step_s)
+    clock = SetClock()
     recorder = Recorder()
-    async with Runtime([recorder.instant]) as runtime:
+    with assembled_with(clock):
+        made = Runtime([recorder.instant])
+    async with made as runtime:
         handle = await runtime.options(delay_s=3600).enqueue(recorder.instant, 1)
         await asyncio.sleep(0.05)
         assert handle.state is State.SCHEDULED
-        step_s = 3601.0
+        clock.ahead_s = 3601
         assert await handle.wait(timeout_s=5) is State.COMPLETED
 
 
-async def test_a_clock_set_back_delays_no_job_that_is_not_delayed(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    real, step_s = time.time, 0.0
-    monkeypatch.setattr(time, "time", lambda: real() + step_s)
+async def test_a_clock_set_back_delays_no_job_that_is_not_delayed() -> None:
+    clock = SetClock()
 
     @task(timeout_s=0.05)
     async def slow() -> None:
         await asyncio.sleep(60)
 
     recorder = Recorder()
-    async with Runtime([recorder.instant, slow], settings=QUICK) as runtime:
+    with assembled_with(clock):
+        made = Runtime([recorder.instant, slow], settings=QUICK)
+    async with made as runtime:
         first = await runtime.enqueue(recorder.instant, 1)
         await first.result(timeout_s=5)
-        step_s = -7200.0
-        runtime.parts.clock.adjust()
+        clock.ahead_s = -7200
+        clock.adjust()
         second = await runtime.enqueue(recorder.instant, 2)
         await second.result(timeout_s=5)
         assert first.id < second.id

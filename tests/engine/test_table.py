@@ -9,13 +9,14 @@ import pytest
 
 from tests.support.jobs import make_job
 from worker_runtime import ShuttingDown, State, Unavailable
+from worker_runtime.clock.source import SYSTEM
 from worker_runtime.engine.table import JobTable
 from worker_runtime.model.job import Job, ttl_of
 from worker_runtime.model.tasks.policy import JobOptions
 
 
 def make_table(*, count: int = 100, ttl_s: float = 1000.0, waiters: int = 100) -> JobTable:
-    return JobTable(history_count_max=count, history_ttl_s=ttl_s, waiters_max=waiters)
+    return JobTable(SYSTEM, history_count_max=count, history_ttl_s=ttl_s, waiters_max=waiters)
 
 
 def add(table: JobTable, job: Job) -> Job:

@@ -12,6 +12,7 @@ import pytest
 
 from tests.support.helpers import eventually
 from worker_runtime import ExecutorStatistics, JobContext, Runtime, Settings, call
+from worker_runtime.clock.source import SYSTEM
 from worker_runtime.errors import ExecutorFull
 from worker_runtime.executors.thread import ThreadExecutor
 
@@ -155,7 +156,7 @@ async def test_progress_from_a_thread_is_read_while_it_runs() -> None:
 
 
 async def test_a_closed_pool_takes_no_more_work() -> None:
-    executor = ThreadExecutor(size=1, abandoned_max=1, stop_grace_s=1.0)
+    executor = ThreadExecutor(SYSTEM, size=1, abandoned_max=1, stop_grace_s=1.0)
     await executor.open()
     await executor.close()
     with pytest.raises(ExecutorFull, match="the threads are closed"):

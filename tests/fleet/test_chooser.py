@@ -12,7 +12,7 @@ from worker_runtime.fleet.members import Load, Member, Status
 
 
 def _member(name: str, **fields: Any) -> Member:
-    member = Member(name, "t", f"http://{name}", is_fixed=True)
+    member = Member(name, "t", f"http://{name}", is_fixed=True, now=0.0)
     for field, value in fields.items():
         setattr(member, field, value)
     return member

@@ -8,6 +8,7 @@ import pytest
 
 from tests.support.jobs import make_job
 from worker_runtime import JobContext, JobInterrupted
+from worker_runtime.clock.source import SYSTEM
 from worker_runtime.model.activity import Progress
 from worker_runtime.model.context import METRICS_KEPT_MAX, STEP_CHARS_MAX, RecordReporter
 from worker_runtime.model.job import Job
@@ -16,7 +17,12 @@ from worker_runtime.model.job import Job
 def make_context() -> tuple[JobContext, Job]:
     job = make_job()
     context = JobContext(
-        job_id=job.id, task="t", queue="default", attempt=1, reporter=RecordReporter(job)
+        job_id=job.id,
+        task="t",
+        queue="default",
+        attempt=1,
+        reporter=RecordReporter(job),
+        clock=SYSTEM,
     )
     return context, job
 

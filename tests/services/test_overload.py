@@ -15,6 +15,7 @@ import pytest
 from tests.support.fleet_worker import serving
 from tests.support.helpers import eventually
 from worker_runtime import Overloaded, QueueFull, Runtime, Settings, task
+from worker_runtime.clock.source import SYSTEM
 from worker_runtime.services.forecast import Forecast
 from worker_runtime.services.overload import Gate, OverloadControl
 from worker_runtime.services.resources import Resources
@@ -31,9 +32,13 @@ def test_a_gate_opens_again_only_well_below_its_limit() -> None:
 
 def test_a_short_look_at_the_cpu_does_not_close_the_door_but_opens_it(tmp_path: Path) -> None:
     control = OverloadControl(
-        Forecast([]), max_cpu_percent=90, max_memory_percent=None, sampled_every_s=30
+        Forecast([], SYSTEM),
+        max_cpu_percent=90,
+        max_memory_percent=None,
+        sampled_every_s=30,
+        clock=SYSTEM,
     )
-    sample = Resources(interval_s=30, root=tmp_path).latest
+    sample = Resources(interval_s=30, root=tmp_path, clock=SYSTEM).latest
     seen = []
     for cpu_percent, cpu_over_s in ((99, 0.5), (50, 30), (99, 30), (88, 1), (50, 1), (99, 1)):
         at = msgspec.structs.replace(sample, cpu_percent=cpu_percent, cpu_over_s=cpu_over_s)

@@ -9,6 +9,7 @@ import psutil
 
 from tests.support.cgroup_files import write, write_v2
 from tests.support.helpers import eventually
+from worker_runtime.clock.source import SYSTEM
 from worker_runtime.services.resources import Resources, ResourceSample, gpu
 
 
@@ -21,7 +22,7 @@ def test_percentages_are_of_the_containers_limits(tmp_path: Path) -> None:
         "memory.current": "250000",
     }
     write(tmp_path / "sys/fs/cgroup", files)
-    resources = Resources(interval_s=60, root=tmp_path)
+    resources = Resources(SYSTEM, interval_s=60, root=tmp_path)
     first = resources.latest
     assert (first.cpu_percent, first.memory_percent) == (0.0, 25.0)
     assert (first.cpu_cores, first.memory_total_bytes) == (1, 1_000_000)
@@ -32,7 +33,7 @@ def test_percentages_are_of_the_containers_limits(tmp_path: Path) -> None:
 
 
 def test_the_machine_counts_where_there_is_no_limit(tmp_path: Path) -> None:
-    sample = Resources(interval_s=60, root=tmp_path).latest
+    sample = Resources(SYSTEM, interval_s=60, root=tmp_path).latest
     assert sample.memory_total_bytes == psutil.virtual_memory().total
     assert sample.cpu_cores == psutil.cpu_count()
     assert 0 < sample.memory_percent < 100
@@ -40,7 +41,7 @@ def test_the_machine_counts_where_there_is_no_limit(tmp_path: Path) -> None:
 
 
 async def test_samples_are_taken_in_the_background(tmp_path: Path) -> None:
-    resources = Resources(interval_s=0.01, root=tmp_path)
+    resources = Resources(SYSTEM, interval_s=0.01, root=tmp_path)
     seen: list[float] = []
 
     def listen(sample: ResourceSample) -> bool:
@@ -59,7 +60,7 @@ async def test_samples_are_taken_in_the_background(tmp_path: Path) -> None:
 
 
 async def test_while_a_listener_wants_it_the_next_look_comes_soon(tmp_path: Path) -> None:
-    resources = Resources(interval_s=3600, root=tmp_path)
+    resources = Resources(SYSTEM, interval_s=3600, root=tmp_path)
     spans: list[float] = []
 
     def listen(sample: ResourceSample) -> bool:

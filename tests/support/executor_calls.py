@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 
 from tests.support.helpers import PATIENCE_S, eventually
+from worker_runtime.clock.source import SYSTEM
 from worker_runtime.executors import Executor
 from worker_runtime.executors.process.parent.pool import ProcessExecutor
 from worker_runtime.model.context import JobContext, RecordReporter
@@ -56,6 +57,7 @@ class ExecutorCall:
                 queue="default",
                 attempt=1,
                 reporter=RecordReporter(self.job),
+                clock=SYSTEM,
                 label=label,
             )
         self.began_count = 0
@@ -140,7 +142,7 @@ async def process_pool(*functions: Callable[..., Any], **settings: Any) -> Async
     """A pool of one child, unless `settings` say otherwise, that is quick to lose patience."""
     limits = {"size_max": 1, "grace_s": 0.2, "term_grace_s": 0.2, **settings}
     tasks = {fn: defined(fn) for fn in functions}
-    executor = ProcessExecutor(list(tasks.values()), ProcessSettings(**limits))
+    executor = ProcessExecutor(list(tasks.values()), SYSTEM, ProcessSettings(**limits))
     try:
         await executor.open()
         yield Pool(executor, tasks)

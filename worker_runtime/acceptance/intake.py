@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from worker_runtime.acceptance.options import EnqueueOptions
 from worker_runtime.acceptance.unique_keys import UniqueKeys
-from worker_runtime.clock.wall import Clock, monotonic
+from worker_runtime.clock.source import Clock
 from worker_runtime.engine.dispatcher import Dispatcher
 from worker_runtime.engine.events import EventHub
 from worker_runtime.engine.held import HeldJobs
@@ -51,6 +50,7 @@ class Intake:
         self.held = held
         self.unique_keys = UniqueKeys(table)
         self._clock = clock
+        self._wall = clock.wall
         self._registry = registry
         self._table = table
         self._dispatcher = dispatcher
@@ -59,6 +59,7 @@ class Intake:
         self._ids = JobIds()
         # For `accept`, where each look through an attribute counts.
         self._make_id = self._ids.make
+        self._monotonic = clock.monotonic
         self._known = registry.known
         self._jobs = table.jobs
         self._subscriptions = events.subscriptions
@@ -94,6 +95,7 @@ class Intake:
         queue = definition.queue
         lane = self._lanes[queue]
         self._order = order = self._order + 1
+        monotonic = self._monotonic
         now = monotonic() + self._clock.offset_s
         job_id = self._make_id(now) if options.job_id is None else check_job_id(options.job_id)
         job = Job(job_id, definition, args, named, queue, definition.priority, order, now)
@@ -147,7 +149,7 @@ class Intake:
                 bound, named = definition.signature.bind(args, kwargs, wire=options.wire)
             except InvalidArguments as error:
                 raise InvalidArguments(f"task {definition.name}: {error}") from None
-        now = time.time()
+        now = self._wall()
         if options is PLAIN:
             job_id, queue, priority = self._ids.make(now), definition.queue, definition.priority
         else:
@@ -184,7 +186,7 @@ class Intake:
 
     def holder(self, unique: Uniqueness) -> Job | None:
         """The job in memory that has the unique key; None where there is none."""
-        return self.unique_keys.holder(unique, time.time())
+        return self.unique_keys.holder(unique, self._wall())
 
     def check_same(self, known: Job, job: Job) -> None:
         """Raises JobConflict unless `job` asks for the same as the kept job of its id."""
@@ -273,7 +275,7 @@ class Intake:
                 self.check_room(job, count)
 
     def new_id(self) -> str:
-        return self._ids.make(time.time())
+        return self._ids.make(self._wall())
 
 
 def same_payload(one: Job, other: Job) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterable, Sequence
 from datetime import datetime
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 import msgspec
 
 from worker_runtime.acceptance.handle import JobHandle
+from worker_runtime.clock.source import Clock
 from worker_runtime.errors import InvalidJob
 from worker_runtime.model.job import Job
 from worker_runtime.model.states import Priority, State, no_priority
@@ -53,6 +53,7 @@ def handles_in(given: Iterable[JobHandle[Any]]) -> tuple[JobHandle[Any], ...]:
 
 
 def enqueue_options(
+    clock: Clock,
     *,
     job_id: str | None = None,
     queue: str | None = None,
@@ -75,7 +76,7 @@ def enqueue_options(
     whose arguments came, and whose result goes, over one. Raises InvalidJob."""
     if priority is not None and not isinstance(priority, Priority):
         raise InvalidJob(no_priority(priority))
-    overrides = _overrides(timeout_s, retry, result_ttl_s, expires_s, label)
+    overrides = _overrides(clock, timeout_s, retry, result_ttl_s, expires_s, label)
     unique = _uniqueness(unique_key, unique_for_s, unique_states)
     _check_text("key", key)
     if key is not None or unique is not None or after:
@@ -89,7 +90,7 @@ def enqueue_options(
         job_id=job_id,
         queue=queue,
         priority=priority,
-        due_at=_due_at(delay_s, at),
+        due_at=_due_at(clock, delay_s, at),
         overrides=overrides,
         unique=unique,
         parents=tuple(handle.job for handle in after),
@@ -98,7 +99,7 @@ def enqueue_options(
     )
 
 
-def _due_at(delay_s: float | None, at: datetime | None) -> float | None:
+def _due_at(clock: Clock, delay_s: float | None, at: datetime | None) -> float | None:
     if at is not None:
         if delay_s is not None:
             raise InvalidJob("give delay_s or at, not both")
@@ -106,15 +107,16 @@ def _due_at(delay_s: float | None, at: datetime | None) -> float | None:
             raise InvalidJob(f"at must be an aware datetime, not {at!r:.100}")
         if at.tzinfo is None:
             raise InvalidJob("at must be an aware datetime: a naive one names no moment")
-        delay_s = at.timestamp() - time.time()
-        return None if delay_s <= 0 else _due_at(delay_s, None)
+        delay_s = at.timestamp() - clock.wall()
+        return None if delay_s <= 0 else _due_at(clock, delay_s, None)
     if delay_s is None:
         return None
     _check_seconds("delay_s", delay_s, _DELAY_MAX_S)
-    return time.time() + delay_s if delay_s else None
+    return clock.wall() + delay_s if delay_s else None
 
 
 def _overrides(
+    clock: Clock,
     timeout_s: float | msgspec.UnsetType | None,
     retry: Retry | msgspec.UnsetType | None,
     result_ttl_s: float | msgspec.UnsetType,
@@ -137,7 +139,7 @@ def _overrides(
         timeout_s=timeout_s,
         retry=retry,
         result_ttl_s=result_ttl_s,
-        expires_at=None if expires_s is None else time.time() + expires_s,
+        expires_at=None if expires_s is None else clock.wall() + expires_s,
         label=label,
     )
     return None if options == JobOptions() else options

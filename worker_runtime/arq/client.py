@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -37,6 +36,7 @@ from worker_runtime.arq.errors import (
     made,
     recognised,
 )
+from worker_runtime.clock.source import Clock
 from worker_runtime.stores.redis.location import (
     RedisLocation,
     async_redis,
@@ -120,6 +120,7 @@ class ArqRedis(async_redis.Redis):
     """redis-py's asyncio client with `enqueue_job`. Make it with `create_pool`."""
 
     wire = Wire()
+    clock = Clock()
     job_serializer: Serializer | None = None
     job_deserializer: Deserializer | None = None
     default_queue_name = DEFAULT_QUEUE_KEY
@@ -144,7 +145,7 @@ class ArqRedis(async_redis.Redis):
             raise RuntimeError("use either 'defer_until' or 'defer_by' or neither, not both")
         queue = _queue_name or self.default_queue_name
         job_id = _job_id or uuid4().hex
-        now_ms = round(time.time() * 1000)
+        now_ms = round(self.clock.wall() * 1000)
         if _defer_until is not None:
             score = round(_defer_until.timestamp() * 1000)
         else:
@@ -185,11 +186,12 @@ class ArqRedis(async_redis.Redis):
 class Job:
     """A job by its id, wherever it is."""
 
-    __slots__ = ("_queue_name", "_redis", "job_id")
+    __slots__ = ("_clock", "_queue_name", "_redis", "job_id")
 
     def __init__(self, job_id: str, redis: ArqRedis, _queue_name: str = DEFAULT_QUEUE_KEY) -> None:
         self.job_id = job_id
         self._redis = redis
+        self._clock: Clock = getattr(redis, "clock", ArqRedis.clock)  # much works on any client
         self._queue_name = _queue_name
 
     def __repr__(self) -> str:
@@ -201,7 +203,8 @@ class Job:
         Raises ResultNotFound where it is in no queue and has no result, TimeoutError, and
         SerializationError where its result could not be kept. The first looks follow quickly.
         """
-        deadline = None if timeout is None else time.monotonic() + timeout
+        monotonic = self._clock.monotonic
+        deadline = None if timeout is None else monotonic() + timeout
         wait_s = min(0.005, poll_delay)
         while True:
             pipe = self._redis.pipeline(transaction=True)
@@ -216,7 +219,7 @@ class Job:
                     "Not waiting for job result because the job is not in queue. "
                     "Is the worker function configured to keep result?",
                 )
-            if deadline is not None and time.monotonic() > deadline:
+            if deadline is not None and monotonic() > deadline:
                 raise TimeoutError(f"job {self.job_id} has not ended within {timeout} s")
             await asyncio.sleep(wait_s)
             wait_s = min(poll_delay, wait_s * 1.5)
@@ -250,14 +253,15 @@ class Job:
         if is_in_progress:
             return JobStatus.in_progress
         if score:
-            return JobStatus.deferred if score > time.time() * 1000 else JobStatus.queued
+            now_ms = self._clock.wall() * 1000
+            return JobStatus.deferred if score > now_ms else JobStatus.queued
         return JobStatus.not_found
 
     async def abort(self, *, timeout: float | None = None, poll_delay: float = 0.5) -> bool:
         """Ask for the job's abort and wait for its end: True where it was aborted. The worker must
         `allow_abort_jobs`. Raises TimeoutError."""
         info = await self.info()
-        now_ms = round(time.time() * 1000)
+        now_ms = round(self._clock.wall() * 1000)
         pipe = self._redis.pipeline(transaction=True)
         if info is not None and info.score and info.score > now_ms:
             pipe.zadd(self._queue_name, {self.job_id: 1}, xx=True)

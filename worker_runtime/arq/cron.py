@@ -10,6 +10,7 @@ from typing import Any
 
 import msgspec
 
+from worker_runtime.clock.source import Clock
 from worker_runtime.errors import ConfigurationError
 from worker_runtime.stores.redis.location import end_tasks
 
@@ -83,11 +84,13 @@ class CronLoop:
         self,
         schedules: Sequence[tuple[str, CronSchedule]],
         enqueue: Enqueue,
+        clock: Clock,
         timezone: tzinfo | None,
     ) -> None:
         self._schedules = schedules
         self._enqueue = enqueue
-        self._timezone = timezone or datetime.now().astimezone().tzinfo
+        self._clock = clock
+        self._timezone = timezone or clock.now_utc().astimezone().tzinfo
         self._next: dict[int, datetime] = {}
         self._timer: asyncio.Task[None] | None = None
 
@@ -101,7 +104,7 @@ class CronLoop:
 
     async def look(self) -> None:
         """Enqueue what is due soon."""
-        now = datetime.now(tz=self._timezone)
+        now = self._clock.now_utc().astimezone(self._timezone)
         for i, (name, schedule) in enumerate(self._schedules):
             due = self._next.get(i)
             if due is None:

@@ -9,7 +9,6 @@ import functools
 import inspect
 import logging
 import re
-import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
@@ -47,10 +46,10 @@ class _Run:
 
     __slots__ = ("ctx", "ref", "retry_s", "started_at", "was_started")
 
-    def __init__(self, ctx: dict[Any, Any], ref: str) -> None:
+    def __init__(self, ctx: dict[Any, Any], ref: str, now: float) -> None:
         self.ctx = ctx
         self.ref = ref
-        self.started_at = time.time()
+        self.started_at = now
         self.was_started = False
         self.retry_s: float | None = None
 
@@ -108,6 +107,7 @@ class ArqWorker(Manner):
             lifespan=self._lifespan,
             middleware=[self._attempt],
         )
+        self._clock = self.runtime.doorway.clock
         for definition in self.runtime.tasks:  # marked ones say themselves where they run, not here
             definition.queue = lane
             own_s = self.functions[definition.name].timeout_s
@@ -169,11 +169,14 @@ class ArqWorker(Manner):
             expires_extra_ms=arq.expires_extra_ms,
             unsafe_pickle=arq.unsafe_pickle,
         )
+        pool.clock = self._clock
         names = ", ".join(self.functions)
         logger.info("Starting worker for %d functions: %s", len(self.functions), names)
         await log_redis_info(pool)
         self.ctx["redis"] = pool
-        cron = CronLoop(arq.crons, functools.partial(_enqueue_cron, pool), arq.timezone)
+        cron = CronLoop(
+            arq.crons, functools.partial(_enqueue_cron, pool), self._clock, arq.timezone
+        )
         try:
             if arq.on_startup is not None:
                 await arq.on_startup(self.ctx)
@@ -216,7 +219,7 @@ class ArqWorker(Manner):
             await self.settings.on_job_start(run.ctx)
         self._log_start(context, run)
         run.was_started = True
-        run.started_at = time.time()
+        run.started_at = self._clock.wall()
         try:
             return await call_next()
         except BaseException as error:
@@ -242,7 +245,8 @@ class ArqWorker(Manner):
             "score": lease.score,
         }
         is_cron = self.functions[context.task].cron is not None
-        run = _Run(ctx, context.task if is_cron else f"{context.job_id}:{context.task}")
+        ref = context.task if is_cron else f"{context.job_id}:{context.task}"
+        run = _Run(ctx, ref, self._clock.wall())
         self._runs[context.job_id] = run
         return run
 
@@ -268,7 +272,7 @@ class ArqWorker(Manner):
         return CRON_HOLD_MS if function is not None and function.cron is not None else 0
 
     def ended_early(self, job: Job, text: str) -> None:
-        age_s = time.time() - job.created_at
+        age_s = self._clock.wall() - job.created_at
         if text == "aborted before start":
             logger.info("%6.2fs ⊘ %s:%s aborted before start", age_s, job.id, job.task.name)
         elif text.startswith("max "):
@@ -311,7 +315,7 @@ class ArqWorker(Manner):
             return
         job = self.runtime.doorway.job_here(context.job_id)
         assert job is not None, "a job that runs is here"
-        now_ms = time.time() * 1000
+        now_ms = self._clock.wall() * 1000
         tries, score = run.ctx["job_try"], run.ctx["score"]
         extra = f" try={tries}" if tries > 1 else ""
         if now_ms - score > _LATE_MS:

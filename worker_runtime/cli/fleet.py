@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
-import time
 from collections.abc import Awaitable, Callable, Sequence
 
 import aiohttp
@@ -137,7 +136,7 @@ class _View:
         except (FetchFailed, ValueError):
             self._rates.pop(member.id, None)
             return
-        now = time.monotonic()
+        now = self.fleet.clock.monotonic()
         before = self._ended.get(member.id)
         self._ended[member.id] = (now, ended)
         if before is not None and now > before[0]:

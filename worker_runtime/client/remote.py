@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import math
 import random
-import time
 from collections.abc import Callable, Coroutine
 from datetime import datetime
 from types import TracebackType
@@ -27,6 +26,7 @@ from worker_runtime.client.answers import (
     result_type,
     retry_after_s,
 )
+from worker_runtime.clock.source import Clock
 from worker_runtime.contracts.fetch import Fetched, FetchFailed, fetch
 from worker_runtime.contracts.job_documents import JobSnapshot, NewJob, SnapshotPage
 from worker_runtime.errors import JobCancelled, JobFailed, WorkerRuntimeError
@@ -78,6 +78,7 @@ class Client:
         self._token = token
         self._timeout_s = timeout_s
         self._retries = retries or Retries()
+        self._clock = Clock()
         self._ids = JobIds()
         self._session: aiohttp.ClientSession | None = None
 
@@ -221,7 +222,7 @@ class Client:
         self, options: dict[str, Any], task: TaskRef, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> RemoteJob[Any]:
         """`options` are fields of the new job."""
-        given = {"id": self._ids.make(time.time()), **options}
+        given = {"id": self._ids.make(self._clock.wall()), **options}
         new = NewJob(name_of(task), list(args), kwargs, **given)
         retried_for_s = math.inf if new.expires_s is None else new.expires_s
         answer = await self._request("POST", "/jobs", encoded(new), retried_for_s=retried_for_s)
@@ -245,7 +246,8 @@ class Client:
         retried_for_s: float = math.inf,
     ) -> Fetched:
         """The answer of a request that succeeded. Raises what a refusal stands for."""
-        until = time.monotonic() + retried_for_s
+        monotonic = self._clock.monotonic
+        until = monotonic() + retried_for_s
         delay_s = self._retries.delay_s
         for left in reversed(range(self._retries.attempts)):
             wait_s = delay_s * random.uniform(0.5, 1.0)
@@ -261,7 +263,7 @@ class Client:
                 error, is_retried = error_of(answer), answer.status in _RETRIED
                 wait_s = max(wait_s, retry_after_s(answer) or 0.0)
             wait_s = min(self._retries.delay_max_s, wait_s)
-            if not left or not is_retried or time.monotonic() + wait_s > until:
+            if not left or not is_retried or monotonic() + wait_s > until:
                 raise error
             await asyncio.sleep(wait_s)
             delay_s *= 2
@@ -329,11 +331,12 @@ class RemoteJob(Generic[R]):
 
     async def wait(self, *, timeout_s: float | None = None) -> State:
         """Wait for the job to end, however it does. Raises TimeoutError; the job goes on."""
-        deadline = None if timeout_s is None else time.monotonic() + timeout_s
+        monotonic = self._client._clock.monotonic
+        deadline = None if timeout_s is None else monotonic() + timeout_s
         while not self.snapshot.is_ended:
             wait_s = min(_LONG_POLL_S, self._client._timeout_s / 2)
             if deadline is not None:
-                wait_s = min(wait_s, deadline - time.monotonic())
+                wait_s = min(wait_s, deadline - monotonic())
             if wait_s <= 0:
                 raise TimeoutError(f"job {self.id} has not ended within {timeout_s:g} s")
             self.snapshot = await self._client.snapshot(self.id, wait_s=wait_s)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from worker_runtime.clock.wall import Clock
+from worker_runtime.clock.source import Clock
 from worker_runtime.engine.dispatcher import Dispatcher
 from worker_runtime.engine.finisher import Finisher
 from worker_runtime.engine.held import HeldJobs

@@ -7,6 +7,7 @@ import functools
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
+from worker_runtime.clock.source import Clock
 from worker_runtime.engine.slots import Slot
 from worker_runtime.errors import (
     ChildCrashed,
@@ -44,12 +45,14 @@ class Attempts:
 
     def __init__(
         self,
+        clock: Clock,
         *,
         middleware: Sequence[Middleware] = (),
         recorder: Recorder | None = None,
         error_bytes_max: int,
         keeps_late_ends: bool = False,
     ) -> None:
+        self._clock = clock
         self._middleware = tuple(middleware)
         self._keeps_late_ends = keeps_late_ends
         self._recorder = recorder
@@ -113,6 +116,7 @@ class Attempts:
             queue=job.queue,
             attempt=job.attempt,
             reporter=RecordReporter(job),
+            clock=self._clock,
             label=None if job.options is None else job.options.label,
             state=self.state,
         )

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Callable, Iterable
 
+from worker_runtime.clock.source import Clock
 from worker_runtime.engine.slots import Slot
 
 
@@ -18,10 +18,14 @@ class DeadlineWatch:
     """
 
     def __init__(
-        self, running: Callable[[], Iterable[Slot]], expire: Callable[[Slot], None]
+        self,
+        running: Callable[[], Iterable[Slot]],
+        expire: Callable[[Slot], None],
+        clock: Clock,
     ) -> None:
         self._running = running
         self._expire = expire
+        self._monotonic = clock.monotonic
         self._timer: asyncio.TimerHandle | None = None
         self._fires_at = float("inf")
 
@@ -31,7 +35,7 @@ class DeadlineWatch:
             if self._timer is not None:
                 self._timer.cancel()
             self._fires_at = deadline
-            wait_s = max(0.0, deadline - time.monotonic())
+            wait_s = max(0.0, deadline - self._monotonic())
             self._timer = asyncio.get_running_loop().call_later(wait_s, self._fire)
 
     def close(self) -> None:
@@ -43,7 +47,7 @@ class DeadlineWatch:
     def _fire(self) -> None:
         self._timer = None
         self._fires_at = float("inf")
-        now = time.monotonic()
+        now = self._monotonic()
         # A snapshot: expiring a slot may give it up and change what runs.
         for slot in list(self._running()):
             if slot.deadline is not None and slot.deadline <= now:

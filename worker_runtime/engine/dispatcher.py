@@ -10,13 +10,12 @@ from __future__ import annotations
 import asyncio
 import functools
 import logging
-import time
 from collections.abc import Iterator, Mapping
 from contextvars import copy_context
 from datetime import UTC, datetime
 from typing import Any
 
-from worker_runtime.clock.wall import Clock, monotonic
+from worker_runtime.clock.source import Clock
 from worker_runtime.engine.attempt import Attempts
 from worker_runtime.engine.deadlines import DeadlineWatch
 from worker_runtime.engine.events import EventHub
@@ -57,17 +56,20 @@ class Dispatcher:
         self._events = events
         self._subscriptions = events.subscriptions
         self._clock = clock
+        # Where it counts they are called from a local name: an attribute that is called and is no
+        # method of its class is looked up the long way, also by an interpreter that has seen it.
+        self._wall, self._monotonic = clock.wall, clock.monotonic
         self._abandoned_max = abandoned_max
         self._abandoned: dict[Slot, bool] = {}  # whether its place was given to another
         self._context = copy_context()
-        self._watch = DeadlineWatch(self.running, self._expire)
+        self._watch = DeadlineWatch(self.running, self._expire, clock)
         self._is_quiet = False
         self._ended = asyncio.Event()
 
     def submit(self, job: Job) -> None:
         """Put a job in its lane's queue: a new one, or one that is to run again."""
         lane = self.lanes[job.queue]
-        is_due = not job.due_at or job.due_at <= time.time()
+        is_due = not job.due_at or job.due_at <= self._wall()
         job.state = QUEUED if is_due else SCHEDULED
         if self._events.subscriptions:
             self._events.emit(job, self._clock.unix())
@@ -88,6 +90,7 @@ class Dispatcher:
 
     def wake(self, lane: Lane) -> None:
         """Start attempts while the lane has a free slot and a job is due."""
+        monotonic = self._monotonic
         while lane.busy < lane.concurrency and (job := self._next(lane)) is not None:
             lane.busy += 1
             if lane.idle:
@@ -158,14 +161,14 @@ class Dispatcher:
             if job.options is None:
                 return job
             expires_at = job.options.expires_at
-            if expires_at is None or time.time() < expires_at:
+            if expires_at is None or self._wall() < expires_at:
                 return job
             passed_at = datetime.fromtimestamp(expires_at, UTC).isoformat(timespec="milliseconds")
             text = f"waited longer than its deadline, which passed at {passed_at}"
             failure = Failure(Reason.EXPIRED, "Expired", text)
             if lane.limited is not None:
                 lane.limited.release(job)
-            self._finisher.apply(job, Outcome(OutcomeKind.RAISED, failure=failure), time.time())
+            self._finisher.apply(job, Outcome(OutcomeKind.RAISED, failure=failure), self._wall())
             self.tell_ended()
         if lane.limited is not None and lane.limited.allowed_at is not None:
             self._set_timer(lane)
@@ -182,8 +185,8 @@ class Dispatcher:
 
     def _open_slot(self, lane: Lane, job: Job) -> None:
         loop = asyncio.get_running_loop()
-        slot = Slot(lane, self._watch.arm)
-        self._occupy(slot, job, monotonic())
+        slot = Slot(lane, self._watch.arm, self._clock)
+        self._occupy(slot, job, self._monotonic())
         lane.running.add(slot)
         slot.runner = loop.create_task(
             self._serve(lane, slot), name=f"slot:{lane.name}", context=self._context.copy()
@@ -209,7 +212,7 @@ class Dispatcher:
         if slot.is_occupied:
             if lane.limited is not None:
                 self._release(lane.limited, slot.job)
-            self._finisher.apply(slot.job, self._outcome_without_end(slot, error), time.time())
+            self._finisher.apply(slot.job, self._outcome_without_end(slot, error), self._wall())
         elif error is not None:
             logger.error("a slot of queue %s ended", lane.name, exc_info=error)
         self.wake(lane)
@@ -255,6 +258,7 @@ class Dispatcher:
             return False
         job = slot.job
         lane = slot.lane
+        monotonic = self._monotonic
         now = monotonic()
         slot.is_occupied = False
         if lane.limited is not None:
@@ -326,7 +330,7 @@ class Dispatcher:
             slot.job,
             self._attempts.stopped(slot, note),
             self._clock.unix(),
-            monotonic() - slot.began_at,
+            self._monotonic() - slot.began_at,
         )
         replaced = len(self._abandoned) < self._abandoned_max
         self._abandoned[slot] = replaced
@@ -348,7 +352,7 @@ class Dispatcher:
         if due_at is None:
             return
         loop = asyncio.get_running_loop()
-        at = loop.time() + min(_TIMER_MAX_S, max(0.0, due_at - time.time()))
+        at = loop.time() + min(_TIMER_MAX_S, max(0.0, due_at - self._wall()))
         if lane.timer is not None:
             if lane.timer_at <= at:  # it looks again by then and sets the next
                 return
@@ -359,7 +363,7 @@ class Dispatcher:
 
     def _promote(self, lane: Lane) -> None:
         lane.timer = None
-        for job in lane.queue.promote_due(time.time()):
+        for job in lane.queue.promote_due(self._wall()):
             job.state = QUEUED
             if self._events.subscriptions:
                 self._events.emit(job, self._clock.unix())

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Protocol
 
+from worker_runtime.clock.source import Clock
 from worker_runtime.engine.draining import Draining
 from worker_runtime.engine.held import HeldJobs
 from worker_runtime.engine.slots import Lane
@@ -60,12 +61,14 @@ class OwnQueues:
         table: JobTable,
         held: HeldJobs,
         draining: Draining,
+        clock: Clock,
     ) -> None:
         self._registry = registry
         self._lanes = lanes
         self._table = table
         self._held = held
         self._draining = draining
+        self._clock = clock
 
     def host(self) -> Host:
         return Host(
@@ -73,6 +76,7 @@ class OwnQueues:
             task_names=tuple(task.name for task in self._registry),
             queues=tuple(self._lanes),
             job_here=self._table.jobs.get,
+            clock=self._clock,
         )
 
     async def start(self) -> None:

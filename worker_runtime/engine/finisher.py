@@ -9,12 +9,12 @@ from __future__ import annotations
 import asyncio
 import functools
 import logging
-import time
 from bisect import bisect_left
 from collections.abc import Callable
 
 import msgspec
 
+from worker_runtime.clock.source import Clock
 from worker_runtime.engine.events import EventHub
 from worker_runtime.engine.table import JobTable
 from worker_runtime.model.activity import Failure
@@ -54,6 +54,7 @@ class Finisher:
         self,
         table: JobTable,
         events: EventHub,
+        clock: Clock,
         *,
         recorder: Recorder | None,
         outlives_process: bool,
@@ -64,6 +65,7 @@ class Finisher:
     ) -> None:
         self._table = table
         self._events = events
+        self._wall = clock.wall
         self._subscriptions = events.subscriptions
         self._recorder = recorder
         self._outlives_process = outlives_process
@@ -107,7 +109,7 @@ class Finisher:
 
     def revive(self, job: Job) -> None:
         """Queue an ended job again, with a fresh budget of tries and crashes."""
-        self._record(job, revival(job, time.time()))
+        self._record(job, revival(job, self._wall()))
 
     def is_in_transition(self, job: Job) -> bool:
         """Whether a decision about `job` is being recorded and not yet shown."""

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
-import time
 from collections.abc import Callable
 
+from worker_runtime.clock.source import Clock
 from worker_runtime.engine.lines.limits import LimitedQueue
 from worker_runtime.engine.lines.priority_queue import PriorityQueue
 from worker_runtime.executors import Executor
@@ -66,6 +66,7 @@ class Slot:
         "is_started",
         "job",
         "lane",
+        "monotonic",
         "runner",
         "stop_message",
         "stopped_by",
@@ -74,9 +75,10 @@ class Slot:
 
     job: Job  # the running one, or the last
 
-    def __init__(self, lane: Lane, watch: Callable[[float], None]) -> None:
+    def __init__(self, lane: Lane, watch: Callable[[float], None], clock: Clock) -> None:
         self.lane = lane
         self.watch = watch
+        self.monotonic = clock.monotonic
         self.clean: contextvars.Context | None = None
         self.runner: asyncio.Task[None] | None = None
         self.context: JobContext | None = None
@@ -91,7 +93,7 @@ class Slot:
 
     def began(self) -> None:
         """The function is about to run, after a wait for its thread or child: its time starts."""
-        self.began_at = began_at = time.monotonic()
+        self.began_at = began_at = self.monotonic()
         timeout_s = timeout_of(self.job)
         if timeout_s is not None and self.stopped_by is None:
             self.deadline = deadline = began_at + timeout_s
@@ -109,6 +111,6 @@ class Slot:
         self.stop_message = message
         if self.is_started:
             executor: Executor = self.job.task.executor
-            self.deadline = time.monotonic() + executor.stop_grace_s
+            self.deadline = self.monotonic() + executor.stop_grace_s
             self.watch(self.deadline)
             executor.stop(self, reason)

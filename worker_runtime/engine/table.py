@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import asyncio
 import heapq
-import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from itertools import islice
 
+from worker_runtime.clock.source import Clock
 from worker_runtime.errors import ShuttingDown, Unavailable
 from worker_runtime.model.job import Job, ttl_of
 
@@ -25,7 +25,10 @@ class JobTable:
     time to live passed, whichever is first; a job that has not ended is never dropped.
     """
 
-    def __init__(self, *, history_count_max: int, history_ttl_s: float, waiters_max: int) -> None:
+    def __init__(
+        self, clock: Clock, *, history_count_max: int, history_ttl_s: float, waiters_max: int
+    ) -> None:
+        self._wall = clock.wall
         self.jobs: dict[str, Job] = {}
         self._adopted: dict[str, Job] = {}  # of `jobs`, those that are not in order there
         self._history_count_max = history_count_max
@@ -47,7 +50,7 @@ class JobTable:
 
     def get(self, job_id: str) -> Job | None:
         job = self.jobs.get(job_id)
-        if job is not None and job.ended_at is not None and self._has_passed(job, time.time()):
+        if job is not None and job.ended_at is not None and self._has_passed(job, self._wall()):
             self.forget(job)
             return None
         return job
@@ -156,7 +159,7 @@ class JobTable:
         self, matches: Callable[[Job], bool], *, limit: int, below: int | None = None
     ) -> list[Job]:
         """Up to `limit` jobs that match, newest first, of those whose `order` is under `below`."""
-        now = time.time()
+        now = self._wall()
         self.prune(now)
         found = (
             job

@@ -6,11 +6,11 @@ import asyncio
 import contextvars
 import logging
 import threading
-import time
 from collections import deque
 from queue import SimpleQueue
 from typing import Any
 
+from worker_runtime.clock.source import Clock
 from worker_runtime.errors import ExecutorFull
 from worker_runtime.executors.boundary import Call
 from worker_runtime.model.states import StopReason
@@ -81,8 +81,15 @@ class ThreadExecutor:
     needs_context = False
 
     def __init__(
-        self, *, size: int, abandoned_max: int, stop_grace_s: float, idle_max_s: float = 30.0
+        self,
+        clock: Clock,
+        *,
+        size: int,
+        abandoned_max: int,
+        stop_grace_s: float,
+        idle_max_s: float = 30.0,
     ) -> None:
+        self._monotonic = clock.monotonic
         self.stop_grace_s = stop_grace_s
         self._idle_max_s = idle_max_s
         self._trim_timer: asyncio.TimerHandle | None = None
@@ -196,7 +203,7 @@ class ThreadExecutor:
         if self._is_closed or len(self._busy) + len(self._idle) >= self._available:
             worker.inbox.put(None)
         else:
-            worker.idle_since = time.monotonic()
+            worker.idle_since = self._monotonic()
             self._idle.append(worker)
             if self._trim_timer is None:
                 self._set_trim_timer(self._idle_max_s)
@@ -205,7 +212,7 @@ class ThreadExecutor:
     def _trim(self) -> None:
         """End the threads that have been idle for too long, and look again when the next is due."""
         self._trim_timer = None
-        now = time.monotonic()
+        now = self._monotonic()
         while self._idle and now - self._idle[0].idle_since >= self._idle_max_s:
             self._idle.pop(0).inbox.put(None)
         if self._idle:

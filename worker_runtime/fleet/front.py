@@ -11,7 +11,6 @@ import asyncio
 import contextlib
 import logging
 import secrets
-import time
 from collections import OrderedDict
 from collections.abc import Callable, Coroutine, Iterable
 from types import TracebackType
@@ -21,6 +20,7 @@ from urllib.parse import quote
 import aiohttp
 import msgspec
 
+from worker_runtime.clock.source import Clock
 from worker_runtime.contracts.domains import type_of
 from worker_runtime.contracts.fetch import Fetched, FetchFailed, fetch
 from worker_runtime.contracts.registration import CompletedOperation, Registration
@@ -79,8 +79,11 @@ class Fleet:
         on_completed: Callable[[CompletedOperation], None] | None = None,
     ) -> None:
         self.settings = settings or FleetSettings()
+        self.clock = Clock()
         self.members = Members(
-            failures_max=self.settings.failures_max, removal_s=self.settings.removal_s
+            self.clock,
+            failures_max=self.settings.failures_max,
+            removal_s=self.settings.removal_s,
         )
         for url in urls:
             self.members.add_fixed(url)
@@ -171,7 +174,7 @@ class Fleet:
 
     async def _check(self, member: Member) -> None:
         timeout_s = self.settings.check_timeout_s
-        began_at = time.monotonic()
+        began_at = self.clock.monotonic()
         try:
             answer = await self._ask(
                 member, "GET", "/health", timeout_s=timeout_s, bytes_max=HEALTH_BYTES_MAX
@@ -183,7 +186,7 @@ class Fleet:
         if not isinstance(health, dict):
             self._failed(member, f"answered {answer.status}: {answer.text()}")
             return
-        member.latency_s = time.monotonic() - began_at
+        member.latency_s = self.clock.monotonic() - began_at
         self.members.healthy(member, health)
 
     def _failed(self, member: Member, text: str) -> None:
@@ -251,7 +254,7 @@ class Fleet:
         404 where no worker knows it, 502 where its worker cannot be asked."""
         cached = self._answers.get(operation_id)
         ttl_s = self.settings.cache_ttl_s
-        if cached is not None and not force_refresh and time.monotonic() - cached[0] < ttl_s:
+        if cached is not None and not force_refresh and self.clock.monotonic() - cached[0] < ttl_s:
             found: dict[str, Any] = cached[1]
             return found
         try:
@@ -261,7 +264,7 @@ class Fleet:
             if completion is None or error.status not in (404, 502):
                 raise
             document = completion.document()
-        _remember(self._answers, operation_id, (time.monotonic(), document))
+        _remember(self._answers, operation_id, (self.clock.monotonic(), document))
         return document
 
     async def operation_metrics(self, operation_id: str, cursor: int = 0) -> dict[str, Any]:

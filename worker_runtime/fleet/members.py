@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import enum
 import math
-import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Any
 
 import msgspec
 
+from worker_runtime.clock.source import Clock
 from worker_runtime.contracts.registration import Registration
 
 MEMBERS_MAX = 1000
@@ -38,9 +38,11 @@ class Load(msgspec.Struct, frozen=True):
 
 
 class Member:
-    """One worker."""
+    """One worker, that is well at `now` (Unix seconds)."""
 
-    def __init__(self, worker_id: str, worker_type: str, url: str, *, is_fixed: bool) -> None:
+    def __init__(
+        self, worker_id: str, worker_type: str, url: str, *, is_fixed: bool, now: float
+    ) -> None:
         self.id = worker_id
         self.type = worker_type
         self.url = url.rstrip("/")
@@ -52,7 +54,7 @@ class Member:
         self.failures = 0
         self.failure_text: str | None = None
         self.checked_at: float | None = None
-        self.healthy_at = time.time()
+        self.healthy_at = now
         self.latency_s: float | None = None
         self.in_flight = 0
         self.chosen_count = 0
@@ -102,7 +104,8 @@ class Members:
     """The registry. `failures_max` failed checks in a row make a worker unavailable, and after
     `removal_s` without a good one it is dropped, unless its URL was given by hand."""
 
-    def __init__(self, *, failures_max: int, removal_s: float) -> None:
+    def __init__(self, clock: Clock, *, failures_max: int, removal_s: float) -> None:
+        self._wall = clock.wall
         self._failures_max = failures_max
         self._removal_s = removal_s
         self._members: dict[str, Member] = {}
@@ -118,7 +121,7 @@ class Members:
 
     def add_fixed(self, url: str) -> Member:
         """A worker known by its URL alone."""
-        member = Member(url.rstrip("/"), "worker", url, is_fixed=True)
+        member = Member(url.rstrip("/"), "worker", url, is_fixed=True, now=self._wall())
         self._members[member.id] = member
         return member
 
@@ -133,7 +136,9 @@ class Members:
         if member is None:
             if len(self._members) >= MEMBERS_MAX:
                 return None
-            member = Member(given.worker_id, given.worker_type, url, is_fixed=False)
+            member = Member(
+                given.worker_id, given.worker_type, url, is_fixed=False, now=self._wall()
+            )
             self._members[member.id] = member
         member.url = url
         member.capabilities = given.capabilities or {}
@@ -141,7 +146,7 @@ class Members:
         member.current_operation_id = given.current_operation_id
         member.failures = 0
         member.failure_text = None
-        member.healthy_at = time.time()
+        member.healthy_at = self._wall()
         return member
 
     def remove(self, worker_id: str) -> bool:
@@ -149,7 +154,7 @@ class Members:
 
     def healthy(self, member: Member, health: dict[str, Any]) -> None:
         """A good check: the worker's own words about itself."""
-        member.checked_at = member.healthy_at = time.time()
+        member.checked_at = member.healthy_at = self._wall()
         member.failures = 0
         member.failure_text = None
         busy = health.get("worker_status") == "busy"
@@ -165,12 +170,12 @@ class Members:
 
     def failed(self, member: Member, text: str) -> None:
         """A failed check."""
-        member.checked_at = time.time()
+        member.checked_at = self._wall()
         member.failures += 1
         member.failure_text = text[:200]
         if member.failures >= self._failures_max:
             member.status = Status.TEMPORARILY_UNAVAILABLE
-            gone_s = time.time() - member.healthy_at
+            gone_s = self._wall() - member.healthy_at
             if gone_s > self._removal_s and not member.is_fixed:
                 self._members.pop(member.id, None)
 

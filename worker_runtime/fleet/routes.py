@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable
-from datetime import UTC, datetime
 from typing import Any, TypeVar
 
 import msgspec
@@ -98,7 +97,7 @@ class _Routes:
         document = {
             "operation_id": operation_id,
             "status": change.status,
-            "completed_at": datetime.now(UTC),
+            "completed_at": self._fleet.clock.now_utc(),
             "error_message": change.error_message,
         }
         try:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-import time
 from typing import Any, Protocol
 
+from worker_runtime.clock.source import Clock
 from worker_runtime.errors import JobInterrupted
 from worker_runtime.model.activity import Counts, Metric, Progress
 from worker_runtime.model.job import Job
@@ -31,7 +31,17 @@ class JobContext:
     state    what the runtime's `lifespan` (in a child: the process setup) yielded
     """
 
-    __slots__ = ("_reporter", "_stopped", "attempt", "job_id", "label", "queue", "state", "task")
+    __slots__ = (
+        "_clock",
+        "_reporter",
+        "_stopped",
+        "attempt",
+        "job_id",
+        "label",
+        "queue",
+        "state",
+        "task",
+    )
 
     def __init__(
         self,
@@ -41,6 +51,7 @@ class JobContext:
         queue: str,
         attempt: int,
         reporter: Reporter,
+        clock: Clock,
         label: str | None = None,
         state: Any = None,
     ) -> None:
@@ -51,6 +62,7 @@ class JobContext:
         self.label = label
         self.state = state
         self._reporter = reporter
+        self._clock = clock
         self._stopped = False
 
     @property
@@ -82,7 +94,8 @@ class JobContext:
             raise ValueError(f"total must be 0 or more, not {total!r}")
         text = None if step is None else str(step)[:STEP_CHARS_MAX]
         known_total = None if total is None else _plain(total)
-        self._reporter.progress(Progress(_plain(done), known_total, text, time.time(), counts))
+        at = self._clock.wall()
+        self._reporter.progress(Progress(_plain(done), known_total, text, at, counts))
 
     def record_metric(self, name: str, value: float) -> None:
         """Append one measurement; the newest 10,000 of a job are kept.
@@ -91,7 +104,7 @@ class JobContext:
         """
         if not math.isfinite(value):
             raise ValueError(f"metric {name!r} must be finite, not {value!r}")
-        self._reporter.metric(Metric(time.time(), str(name)[:128], float(value)))
+        self._reporter.metric(Metric(self._clock.wall(), str(name)[:128], float(value)))
 
     def stop(self) -> None:
         """Tell the task to stop where it next looks. For the runtime; safe from any thread."""

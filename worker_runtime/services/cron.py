@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
-import time
 from collections.abc import Awaitable, Callable, Iterable
 from datetime import UTC, datetime, tzinfo
 from typing import Literal, ParamSpec, TypeVar, get_args
@@ -19,6 +18,7 @@ from zoneinfo import ZoneInfo
 import msgspec
 from cronsim import CronSim, CronSimError
 
+from worker_runtime.clock.source import Clock
 from worker_runtime.errors import ConfigurationError, Refused, Unavailable
 from worker_runtime.model.states import JOB_ID_PATTERN
 from worker_runtime.model.tasks.definition import TaskDefinition
@@ -35,6 +35,7 @@ _MARK = "__worker_runtime_cron__"
 MISSED_TICKS_MAX = 1_000
 # The wall clock may be set while the loop sleeps; looking again bounds how late a tick comes.
 _SLEEP_MAX_S = 30.0
+_ANY_MOMENT = datetime(2000, 1, 1, tzinfo=UTC)  # the check of an expression wants one
 _NAME_CHARS_MAX = 100  # an id of 128 characters has room for it and a time
 
 
@@ -154,15 +155,17 @@ class CronService:
         *,
         enqueue: Callable[[TaskDefinition, str], Awaitable[None]],
         store: Store,
+        clock: Clock,
     ) -> None:
         self.schedules = schedules
         self._enqueue = enqueue
         self._store = store
+        self._wall = clock.wall
         self._runner: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
         """Make up for missed ticks as each schedule says, and begin to keep time."""
-        now = time.time()
+        now = self._wall()
         for schedule in self.schedules:
             schedule.last_at = await self._load(schedule.name)
             if schedule.last_at is None:
@@ -181,13 +184,13 @@ class CronService:
 
     async def _keep_time(self) -> None:
         while True:
-            now = time.time()
+            now = self._wall()
             wait_s = _SLEEP_MAX_S
             for schedule in self.schedules:
                 if schedule.next_at is not None and schedule.next_at <= now:
                     wait_s = min(wait_s, await self._run_due(schedule, now))
                 if schedule.next_at is not None:
-                    wait_s = min(wait_s, max(0.0, schedule.next_at - time.time()))
+                    wait_s = min(wait_s, max(0.0, schedule.next_at - self._wall()))
             await asyncio.sleep(wait_s)
 
     async def _run_due(self, schedule: Schedule, now: float) -> float:
@@ -225,7 +228,7 @@ class CronService:
 
 def _check(mark: CronMark) -> None:
     try:
-        CronSim(mark.expression, datetime.now(UTC))
+        CronSim(mark.expression, _ANY_MOMENT)
     except CronSimError as error:
         raise ConfigurationError(f"cron expression {mark.expression!r}: {error}") from None
     _zone(mark)

@@ -6,9 +6,9 @@ guess by those that run.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterable
 
+from worker_runtime.clock.source import Clock
 from worker_runtime.engine.slots import Lane
 from worker_runtime.model.tasks.definition import TaskDefinition
 
@@ -23,10 +23,19 @@ _READ_EVERY_S = 1.0
 class _ServiceTime:
     """The mean seconds of a queue's recent attempts, from the running sums of its tasks."""
 
-    __slots__ = ("_count", "_read_at", "_seconds", "_seen_count", "_seen_seconds", "_tasks")
+    __slots__ = (
+        "_count",
+        "_monotonic",
+        "_read_at",
+        "_seconds",
+        "_seen_count",
+        "_seen_seconds",
+        "_tasks",
+    )
 
-    def __init__(self, tasks: list[TaskDefinition]) -> None:
+    def __init__(self, tasks: list[TaskDefinition], clock: Clock) -> None:
         self._tasks = tasks
+        self._monotonic = clock.monotonic
         self._seen_count = 0
         self._seen_seconds = 0.0
         self._count = 0.0
@@ -34,7 +43,7 @@ class _ServiceTime:
         self._read_at = 0.0
 
     def mean_s(self) -> float | None:
-        now = time.monotonic()
+        now = self._monotonic()
         elapsed_s = now - self._read_at
         if elapsed_s >= _READ_EVERY_S or not self._count:
             self._read_at = now
@@ -53,11 +62,12 @@ class _ServiceTime:
 class Forecast:
     """Predicts waits, one queue at a time."""
 
-    def __init__(self, tasks: Iterable[TaskDefinition]) -> None:
+    def __init__(self, tasks: Iterable[TaskDefinition], clock: Clock) -> None:
+        self._wall = clock.wall
         by_queue: dict[str, list[TaskDefinition]] = {}
         for task in tasks:
             by_queue.setdefault(task.queue, []).append(task)
-        self._service = {queue: _ServiceTime(found) for queue, found in by_queue.items()}
+        self._service = {queue: _ServiceTime(found, clock) for queue, found in by_queue.items()}
 
     def wait_s(self, lane: Lane, priority: int) -> float | None:
         """Seconds until a job of `priority` that is enqueued now would start; None: no idea."""
@@ -71,7 +81,7 @@ class Forecast:
         if _starts_at_once(lane):
             return 0.0
         mean_s = self._mean_s(lane)
-        return _wait_s(lane, priority, _running_s(lane) if mean_s is None else mean_s)
+        return _wait_s(lane, priority, _running_s(lane, self._wall()) if mean_s is None else mean_s)
 
     def retry_after_s(self, lane: Lane) -> float:
         """When a place in a full queue is likely: a few of its jobs will have ended by then."""
@@ -94,9 +104,10 @@ def _wait_s(lane: Lane, priority: int, mean_s: float | None) -> float | None:
     return (lane.queue.ahead_of(priority) + 0.5) * mean_s / lane.concurrency
 
 
-def _running_s(lane: Lane) -> float | None:
-    """What the running jobs will have taken, seen in their middle as they are on average."""
+def _running_s(lane: Lane, now: float) -> float | None:
+    """What the running jobs will have taken, seen at `now` (Unix seconds) in their middle, as they
+    are on average."""
     begun_at = [slot.job.started_at for slot in lane.running if slot.job.started_at is not None]
     if not begun_at:
         return None
-    return max(0.0, 2 * (time.time() - sum(begun_at) / len(begun_at)))
+    return max(0.0, 2 * (now - sum(begun_at) / len(begun_at)))

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import logging
-import time
 
+from worker_runtime.clock.source import Clock
 from worker_runtime.engine.slots import Lane
 from worker_runtime.errors import Overloaded
 from worker_runtime.model.job import Job
@@ -51,12 +51,14 @@ class OverloadControl:
     def __init__(
         self,
         forecast: Forecast,
+        clock: Clock,
         *,
         max_cpu_percent: float | None,
         max_memory_percent: float | None,
         sampled_every_s: float,
     ) -> None:
         self._forecast = forecast
+        self._wall = clock.wall
         self._cpu = Gate("CPU", max_cpu_percent)
         self._memory = Gate("memory", max_memory_percent)
         self._limited = [gate for gate in (self._cpu, self._memory) if gate.limit is not None]
@@ -89,7 +91,7 @@ class OverloadControl:
 
     def _check_deadline(self, job: Job, lane: Lane, expires_at: float) -> None:
         wait_s = self._forecast.wait_s(lane, job.priority)
-        left_s = expires_at - time.time()
+        left_s = expires_at - self._wall()
         if wait_s is not None and wait_s > left_s:
             text = f"queue {lane.name!r}: the job would wait {wait_s:.1f} s, and may {left_s:.1f} s"
             raise self._refusal(text, job, lane, self._forecast.retry_after_s(lane))

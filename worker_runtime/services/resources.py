@@ -11,13 +11,13 @@ import math
 import platform
 import re
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
 import psutil
 
+from worker_runtime.clock.source import Clock
 from worker_runtime.services.cgroup import Cgroup, find_cgroup
 
 logger = logging.getLogger("worker_runtime.resources")
@@ -50,13 +50,14 @@ class Resources:
     """Samples every `interval_s` seconds while it is started, and tells `listeners`: one that
     answers True wants the next look soon."""
 
-    def __init__(self, *, interval_s: float, root: Path = Path("/")) -> None:
+    def __init__(self, clock: Clock, *, interval_s: float, root: Path = Path("/")) -> None:
+        self._clock = clock
         self._interval_s = interval_s
         self._root = root
         self._process = psutil.Process()
         self._task: asyncio.Task[None] | None = None
-        self._meter = _Meter(find_cgroup(root))
-        self._cpu_read_at = time.monotonic()
+        self._meter = _Meter(find_cgroup(root), clock)
+        self._cpu_read_at = self._clock.monotonic()
         self._is_urgent = False
         self.listeners: list[Callable[[ResourceSample], bool]] = []
         self.latest = self._sample()
@@ -91,9 +92,9 @@ class Resources:
     def _sample(self) -> ResourceSample:
         used, total = self._meter.memory()
         cores = self._meter.cores
-        before, self._cpu_read_at = self._cpu_read_at, time.monotonic()
+        before, self._cpu_read_at = self._cpu_read_at, self._clock.monotonic()
         return ResourceSample(
-            at=time.time(),
+            at=self._clock.wall(),
             cpu_percent=round(self._meter.cpu_percent(), 1),
             cpu_over_s=self._cpu_read_at - before,
             memory_percent=round(min(100.0, 100.0 * used / total), 1) if total else 0.0,
@@ -108,7 +109,8 @@ class Resources:
 class _Meter:
     """Reads the container's figures, and the machine's where there are none."""
 
-    def __init__(self, cgroup: Cgroup | None) -> None:
+    def __init__(self, cgroup: Cgroup | None, clock: Clock) -> None:
+        self._clock = clock
         machine_cores = float(psutil.cpu_count() or 1)
         limit = None if cgroup is None else cgroup.cpu_limit_cores()
         self.cores = min(machine_cores, limit) if limit else machine_cores
@@ -121,7 +123,7 @@ class _Meter:
         used_s = self._cgroup.cpu_used_s() if self._cgroup and self._has_cpu_limit else None
         if used_s is None:
             return float(psutil.cpu_percent(interval=None))
-        now = time.monotonic()
+        now = self._clock.monotonic()
         before, self._last = self._last, (now, used_s)
         if before is None or now <= before[0]:
             return 0.0

@@ -6,11 +6,11 @@ import asyncio
 import logging
 import sys
 import threading
-import time
 import traceback
 from collections.abc import Callable
 from typing import Any
 
+from worker_runtime.clock.source import Clock
 from worker_runtime.model.job import Job
 
 logger = logging.getLogger("worker_runtime.watchdog")
@@ -26,8 +26,15 @@ class Watchdog:
     stack of the loop's thread, while the blockage still lasts.
     """
 
-    def __init__(self, job_of_task: Callable[[asyncio.Task[Any]], Job | None], *, warn_s: float):
+    def __init__(
+        self,
+        job_of_task: Callable[[asyncio.Task[Any]], Job | None],
+        clock: Clock,
+        *,
+        warn_s: float,
+    ) -> None:
         self._job_of_task = job_of_task
+        self._monotonic = clock.monotonic
         self._warn_s = warn_s
         self._loop: asyncio.AbstractEventLoop | None = None
         self._loop_thread_id = 0
@@ -42,7 +49,7 @@ class Watchdog:
     def lag_s(self) -> float:
         """Seconds between a heartbeat and its answer: the last one, or the one still awaited."""
         if self._thread is not None and not self._answered.is_set():
-            return max(self._last_lag_s, time.monotonic() - self._sent_at)
+            return max(self._last_lag_s, self._monotonic() - self._sent_at)
         return self._last_lag_s
 
     def start(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -65,7 +72,7 @@ class Watchdog:
         assert self._loop is not None
         while not self._stopping.wait(_INTERVAL_S):
             self._answered.clear()
-            self._sent_at = time.monotonic()
+            self._sent_at = self._monotonic()
             try:
                 self._loop.call_soon_threadsafe(self._answered.set)
             except RuntimeError:  # the loop is closed
@@ -75,7 +82,7 @@ class Watchdog:
                     self._report()
                 while not self._answered.wait(_INTERVAL_S) and not self._stopping.is_set():
                     pass
-            self._last_lag_s = time.monotonic() - self._sent_at
+            self._last_lag_s = self._monotonic() - self._sent_at
 
     def _report(self) -> None:
         self.blocked_count += 1

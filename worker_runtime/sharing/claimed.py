@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from worker_runtime.acceptance.intake import Intake
+from worker_runtime.clock.source import Clock
 from worker_runtime.engine.dispatcher import Dispatcher
 from worker_runtime.engine.finisher import Finisher
 from worker_runtime.engine.slots import Lane
@@ -53,6 +53,7 @@ class ClaimedJobs:
         intake: Intake,
         dispatcher: Dispatcher,
         finisher: Finisher,
+        clock: Clock,
         *,
         tries_max: Callable[[str], int] | None = None,
         crashes_max: int,
@@ -66,6 +67,7 @@ class ClaimedJobs:
         self._intake = intake
         self._dispatcher = dispatcher
         self._finisher = finisher
+        self._wall = clock.wall
         self._tries_max = tries_max
         self._crashes_max = crashes_max
         self._aborts = aborts
@@ -93,7 +95,7 @@ class ClaimedJobs:
             self._dispatcher.request_stop(job, message)
         elif not self._finisher.is_in_transition(job) and not job.is_ended:
             self._dispatcher.withdraw(job)
-            self._finisher.apply(job, _cancelled(message), time.time())
+            self._finisher.apply(job, _cancelled(message), self._wall())
 
     async def _read(self, lane: Lane, claimed: Claimed) -> WireJob | None:
         lease = claimed.lease
@@ -120,7 +122,7 @@ class ClaimedJobs:
         job = self._bare(lane, claimed, found)
         self._store.manner.ended_early(job, "aborted before start")
         self._table.jobs[job.id] = job
-        self._finisher.apply(job, _cancelled("aborted before it started"), time.time())
+        self._finisher.apply(job, _cancelled("aborted before it started"), self._wall())
 
     async def _start(self, lane: Lane, claimed: Claimed, found: WireJob) -> None:
         lease = claimed.lease
@@ -171,7 +173,7 @@ class ClaimedJobs:
         job.crashes = max(0, claimed.crashes - (reason is Reason.CRASHED))
         failure = Failure(reason, "WorkerDied", text)
         self._table.jobs[job.id] = job
-        self._finisher.apply(job, Outcome(OutcomeKind.RAISED, failure=failure), time.time())
+        self._finisher.apply(job, Outcome(OutcomeKind.RAISED, failure=failure), self._wall())
         return False
 
     def _end(
@@ -192,7 +194,7 @@ class ClaimedJobs:
         self._store.note_error(job.id, error)
         self._store.manner.ended_early(job, words)
         failure = Failure(reason, name, words)
-        self._finisher.apply(job, Outcome(OutcomeKind.RAISED, failure=failure), time.time())
+        self._finisher.apply(job, Outcome(OutcomeKind.RAISED, failure=failure), self._wall())
 
     def _bare(self, lane: Lane, claimed: Claimed, found: WireJob | None) -> Job:
         lease = claimed.lease

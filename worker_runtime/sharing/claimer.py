@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from worker_runtime.clock.source import Clock
 from worker_runtime.engine.dispatcher import Dispatcher
 from worker_runtime.engine.draining import Draining
 from worker_runtime.engine.slots import Lane
@@ -54,6 +54,7 @@ class Claimer:
         draining: Draining,
         table: JobTable,
         claimed: ClaimedJobs,
+        clock: Clock,
         *,
         poll_max_s: float = POLL_MAX_S,
         aborts: bool = True,
@@ -65,6 +66,7 @@ class Claimer:
         self._draining = draining
         self._table = table
         self._claimed = claimed
+        self._clock = clock
         self._poll_max_s = poll_max_s
         self._aborts = aborts
         self._aborts_news = asyncio.Event()
@@ -222,7 +224,7 @@ class Claimer:
         return min(free, _CLAIM_MAX)
 
     async def _wait_for_news(self) -> None:
-        now = time.time()
+        now = self._clock.wall()
         wait_s = self._poll_s
         due = [at for at in self._next_due.values() if at is not None]
         if due and any(self._room(lane) > 0 for lane in self._lanes.values()):
@@ -288,7 +290,7 @@ class Claimer:
             return
         pipe = self._store.client.pipeline(transaction=True)
         pipe.zrange(ABORT_KEY, 0, -1, withscores=True)  # before the purge: clocks differ
-        pipe.zremrangebyscore(ABORT_KEY, "-inf", time.time() * 1000 - ABORT_AGE_MAX_MS)
+        pipe.zremrangebyscore(ABORT_KEY, "-inf", self._clock.wall() * 1000 - ABORT_AGE_MAX_MS)
         asked, _ = await pipe.execute()
         obeyed = []
         for raw, asked_ms in asked:
@@ -304,7 +306,7 @@ class Claimer:
             await self._store.client.zrem(ABORT_KEY, *obeyed)
 
     async def _show_progress(self) -> None:
-        now = time.monotonic()
+        now = self._clock.monotonic()
         if now - self._progress_shown_at < _PROGRESS_EVERY_S:
             return
         self._progress_shown_at = now

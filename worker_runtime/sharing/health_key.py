@@ -6,8 +6,8 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Iterable
-from datetime import datetime
 
+from worker_runtime.clock.source import Clock
 from worker_runtime.stores.redis.location import end_tasks, exceptions
 from worker_runtime.stores.redis.store import RedisStore
 from worker_runtime.stores.redis.wire.layout import HEALTH_SUFFIX
@@ -22,9 +22,15 @@ class HealthKey:
     they are written also while every slot is busy. Each lives a second longer than the interval."""
 
     def __init__(
-        self, store: RedisStore, queues: Iterable[str], every_s: float, key: str | None = None
+        self,
+        store: RedisStore,
+        queues: Iterable[str],
+        clock: Clock,
+        every_s: float,
+        key: str | None = None,
     ) -> None:
         self._store = store
+        self._clock = clock
         self._every_s = every_s
         queue_keys = [store.key_of_queue(name) for name in queues]
         self._keys = {queue_key: key or queue_key + HEALTH_SUFFIX for queue_key in queue_keys}
@@ -59,7 +65,9 @@ class HealthKey:
             for queue_key, key in self._keys.items():
                 queued = await store.client.zcard(queue_key)
                 figures = f"{store.ends} j_ongoing={store.ongoing} queued={queued}"
-                now = datetime.now().astimezone()  # arq writes local time, without saying which
+                now = (
+                    self._clock.now_utc().astimezone()
+                )  # arq writes local time, without saying which
                 text = f"{now:%b-%d %H:%M:%S} {figures}"
                 await store.client.psetex(key, int((self._every_s + 1) * 1000), text)
         except (exceptions.RedisError, OSError) as error:

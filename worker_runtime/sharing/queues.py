@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from worker_runtime.acceptance.intake import Intake
+from worker_runtime.clock.source import Clock
 from worker_runtime.engine.dispatcher import Dispatcher
 from worker_runtime.engine.draining import Draining
 from worker_runtime.engine.finisher import Finisher
@@ -45,11 +46,13 @@ class SharedQueues:
         dispatcher: Dispatcher,
         draining: Draining,
         finisher: Finisher,
+        clock: Clock,
         crashes_max: int,
     ) -> None:
         self.store = store = setup.store
         self._registry = registry
         self._table = table
+        self._clock = clock
         served = {n: lane for n, lane in lanes.items() if not setup.serves or n in setup.serves}
         self._served = tuple(served)
         self.watched = WatchedJobs(store, table)
@@ -61,6 +64,7 @@ class SharedQueues:
             intake,
             dispatcher,
             finisher,
+            clock,
             tries_max=setup.tries_max,
             crashes_max=crashes_max,
             aborts=setup.aborts,
@@ -73,11 +77,12 @@ class SharedQueues:
             draining,
             table,
             self.claimed,
+            clock,
             poll_max_s=setup.poll_max_s,
             aborts=setup.aborts,
             jobs_max=setup.jobs_max,
         )
-        self.health = HealthKey(store, served, setup.health_every_s, setup.health_key)
+        self.health = HealthKey(store, served, clock, setup.health_every_s, setup.health_key)
 
     def host(self) -> Host:
         return Host(
@@ -88,6 +93,7 @@ class SharedQueues:
             remember=self.watched.remember,
             on_room=self.claimer.has_room,
             on_lost=self.claimer.lost,
+            clock=self._clock,
         )
 
     async def start(self) -> None:

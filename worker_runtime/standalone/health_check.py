@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import http.client
-import time
 
+from worker_runtime.clock.source import Clock
 from worker_runtime.settings import Settings
 
 _TIMEOUT_S = 2.0
@@ -15,10 +15,11 @@ def check_health(settings: Settings) -> tuple[bool, str]:
     """Whether a worker answers 200 on `/livez`, or else on `/health`, at the configured host and
     port within two seconds; and a line that says so."""
     host, port = _HERE.get(settings.host, settings.host), settings.listen_port
-    ends_at = time.monotonic() + _TIMEOUT_S
+    monotonic = Clock().monotonic
+    ends_at = monotonic() + _TIMEOUT_S
     answer = ""
     for path in ("/livez", "/health"):
-        left_s = ends_at - time.monotonic()
+        left_s = ends_at - monotonic()
         if left_s <= 0:
             break
         connection = http.client.HTTPConnection(host, port, timeout=left_s)

@@ -16,6 +16,7 @@ from typing import NamedTuple, NoReturn
 
 from aiohttp import web
 
+from worker_runtime.clock.source import Clock
 from worker_runtime.runtime import Runtime
 from worker_runtime.settings import Settings
 from worker_runtime.standalone.listening import bind, check_exposure, local_url_of, refusal, url_of
@@ -190,7 +191,8 @@ def _only_metrics(api: web.Application) -> web.Application:
 async def _stop_runtime(runtime: Runtime, within_s: float) -> None:
     """Stop in two steps. Without a durable store waiting jobs would be lost, so they are run as
     long as there is time; with one they are kept, and only what runs is waited for."""
-    began_at = time.monotonic()
+    monotonic = runtime.doorway.clock.monotonic
+    began_at = monotonic()
     logger.info(
         "stopping within %g s: %d jobs run, %d wait",
         within_s,
@@ -199,9 +201,9 @@ async def _stop_runtime(runtime: Runtime, within_s: float) -> None:
     )
     if not runtime.doorway.keeps_jobs:
         await runtime.drain(within_s)
-    left_s = max(0.0, within_s - (time.monotonic() - began_at))
+    left_s = max(0.0, within_s - (monotonic() - began_at))
     await runtime.stop(left_s)
-    logger.info("stopped after %.1f s", time.monotonic() - began_at)
+    logger.info("stopped after %.1f s", monotonic() - began_at)
 
 
 def own_process(main: Callable[[StopRequest], Awaitable[None]], settings: Settings) -> None:
@@ -209,7 +211,7 @@ def own_process(main: Callable[[StopRequest], Awaitable[None]], settings: Settin
     loop = _new_event_loop()
     stopping = StopRequest()
     ends_within_s = settings.stop_within_s + settings.cancel_grace_s + _ENDING_S
-    with StopSignals(loop, stopping.ask, ends_within_s=ends_within_s):
+    with StopSignals(loop, stopping.ask, Clock(), ends_within_s=ends_within_s):
         asyncio.set_event_loop(loop)
         try:
             loop.run_until_complete(main(stopping))

@@ -9,11 +9,11 @@ import os
 import queue
 import signal
 import threading
-import time
 from collections.abc import Callable
 from types import FrameType, TracebackType
 from typing import Any
 
+from worker_runtime.clock.source import Clock
 from worker_runtime.standalone.log_setup import log_now
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
@@ -47,11 +47,13 @@ class StopSignals:
         self,
         loop: asyncio.AbstractEventLoop,
         on_stop: Callable[[str], None],
+        clock: Clock,
         *,
         ends_within_s: float,
     ) -> None:
         self._loop = loop
         self._on_stop = on_stop
+        self._monotonic = clock.monotonic
         self._last_resort = _LastResort(ends_within_s)
         self._stopping_since: float | None = None
         self._previous: dict[signal.Signals, Any] = {}
@@ -73,7 +75,7 @@ class StopSignals:
         self._last_resort.disarm()
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
-        now = time.monotonic()
+        now = self._monotonic()
         if self._stopping_since is not None:
             if now - self._stopping_since < _ONE_REQUEST_S:
                 return

@@ -12,6 +12,7 @@ from typing import Any, Literal, Protocol, TypeGuard
 
 import msgspec
 
+from worker_runtime.clock.source import SYSTEM, Clock
 from worker_runtime.errors import InvalidJob, WorkerRuntimeError
 from worker_runtime.model.figures import StoreStatistics
 from worker_runtime.model.filter import JobFilter
@@ -59,6 +60,7 @@ class Host(msgspec.Struct, frozen=True):
     remember    told of a job that it has put into a store which hands jobs out
     on_room     told that it may have room for another job
     on_lost     told that other processes have these jobs now
+    clock       what it goes by, and so does its store
     """
 
     find_task: Callable[[str], TaskDefinition] = parked
@@ -68,6 +70,7 @@ class Host(msgspec.Struct, frozen=True):
     remember: Callable[[Job], None] = _nothing
     on_room: Callable[[], None] = _nothing
     on_lost: Callable[[Sequence[str]], None] = _nothing
+    clock: Clock = SYSTEM
 
 
 LOOKS_ONLY = Host()

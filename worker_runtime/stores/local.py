@@ -7,14 +7,13 @@ else, so that no job runs that is not recorded; what the store cannot keep is ta
 from __future__ import annotations
 
 import asyncio
-import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 
 from worker_runtime.errors import JobConflict, StoreUnavailable, WorkerRuntimeError
 from worker_runtime.model.job import Job
 from worker_runtime.model.uniqueness import Uniqueness
-from worker_runtime.stores.boundary import Accepted, Admitter, New
+from worker_runtime.stores.boundary import LOOKS_ONLY, Accepted, Admitter, New
 
 
 class LocalStore(ABC):
@@ -25,6 +24,7 @@ class LocalStore(ABC):
 
     def __init__(self) -> None:
         self._unattended: set[asyncio.Task[None]] = set()
+        self._clock = LOOKS_ONLY.clock  # the host's, once it is open
 
     # What a subclass says
 
@@ -173,7 +173,7 @@ class LocalStore(ABC):
     async def _stored_holder(self, wanted: Uniqueness) -> Job | None:
         job_id = await self.load_note(f"unique:{wanted.key}")
         stored = None if job_id is None else await self.find(job_id)
-        is_held = stored is not None and wanted.is_held_by(stored, time.time())
+        is_held = stored is not None and wanted.is_held_by(stored, self._clock.wall())
         return stored if is_held else None
 
     async def _note_holder(self, unique: Uniqueness, job: Job) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 
@@ -31,7 +30,8 @@ class MemoryStore(LocalStore):
         self._notes: dict[str, tuple[str, float | None]] = {}
 
     async def open(self, host: Host = LOOKS_ONLY) -> None:
-        """There is nothing to open."""
+        """There is no file and no server: only the host to get to know."""
+        self._clock = host.clock
 
     async def recover(self) -> AsyncIterator[Sequence[Job]]:
         """An earlier life left nothing."""
@@ -69,7 +69,7 @@ class MemoryStore(LocalStore):
 
     async def load_note(self, key: str) -> str | None:
         text, until = self._notes.get(key, (None, None))
-        return None if until is not None and until < time.time() else text
+        return None if until is not None and until < self._clock.wall() else text
 
     async def save_note(self, key: str, text: str, *, until: float | None = None) -> None:
         self._notes[key] = (text, until)

@@ -18,6 +18,7 @@ from worker_runtime.web.operations.dialect import Operations
 from worker_runtime.web.sandbox.dialect import Sandbox
 from worker_runtime.web.vera.dialect import Vera
 from worker_runtime.web.wire.bodies.answers import problem
+from worker_runtime.web.wire.bodies.response import TAIL, Tail
 from worker_runtime.web.wire.connection import expecting
 from worker_runtime.web.wire.dialect import Dialect, Handler, Refuse, guarded
 
@@ -44,6 +45,7 @@ def mount(
     """
     if prefix and (not prefix.startswith("/") or prefix.endswith("/")):
         raise ValueError(f"prefix must be a path like '/jobs', not {prefix!r}")
+    app[TAIL] = Tail(runtime.doorway.clock)
     add_dialect(app, Native(runtime, runtime.settings, prefix=prefix), runtime.settings.token)
     if manage:
         app.cleanup_ctx.append(_running(runtime))
@@ -55,6 +57,7 @@ def build_app(runtime: Runtime, settings: Settings | None = None) -> web.Applica
     """
     settings = settings or runtime.settings
     app = web.Application()
+    app[TAIL] = Tail(runtime.doorway.clock)
     enabled = [DIALECTS[name](runtime, settings) for name in settings.dialects if name in DIALECTS]
     native = Native(runtime, settings, prefix=NATIVE_PREFIX)
     dialects: list[Dialect] = [*enabled, native]

@@ -22,6 +22,7 @@ from worker_runtime import (
     State,
     task,
 )
+from worker_runtime.clock.source import SYSTEM
 from worker_runtime.engine.lines.limits import LimitedQueue, Limits
 from worker_runtime.model.tasks.policy import JobOptions
 
@@ -207,7 +208,7 @@ def test_a_limit_that_cannot_work_is_refused(wrong: dict[str, Any], says: str) -
 
 
 def queue(**limit: Any) -> LimitedQueue:
-    return LimitedQueue(Limits({"default": (None, Limit(**limit))}))
+    return LimitedQueue(Limits({"default": (None, Limit(**limit))}, SYSTEM))
 
 
 def keyed(job_id: str, key: str, **fields: Any) -> Any:
@@ -261,7 +262,7 @@ def test_a_rate_says_when_the_next_may_start() -> None:
 
 
 def test_what_is_kept_of_idle_keys_is_bounded() -> None:
-    limits = Limits({"default": (None, Limit(concurrency=1))})
+    limits = Limits({"default": (None, Limit(concurrency=1))}, SYSTEM)
     line = LimitedQueue(limits)
     for n in range(10_050):
         line.push(keyed(f"job-{n}", f"key-{n}"))

@@ -10,6 +10,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from tests.support.jobs import make_job
 from worker_runtime import Priority
+from worker_runtime.clock.source import SYSTEM
 from worker_runtime.engine.lines.priority_queue import AgingQueue, PriorityQueue
 from worker_runtime.model.job import Job
 
@@ -40,7 +41,7 @@ def test_without_aging_low_priority_waits_for_ever() -> None:
 
 def test_aging_lifts_a_job_one_priority_for_each_period_it_waited() -> None:
     now = time.time()
-    queue = AgingQueue(aging_s=100.0)
+    queue = AgingQueue(100.0, SYSTEM)
     old_low = make_job(priority=Priority.LOW, created_at=now - 250)  # two periods: competes as HIGH
     fresh_high = make_job(priority=Priority.HIGH, created_at=now)
     fresh_normal = make_job(priority=Priority.NORMAL, created_at=now)
@@ -53,7 +54,7 @@ def test_aging_lifts_a_job_one_priority_for_each_period_it_waited() -> None:
 
 def test_aging_counts_from_when_a_delayed_job_became_due() -> None:
     now = time.time()
-    queue = AgingQueue(aging_s=100.0)
+    queue = AgingQueue(100.0, SYSTEM)
     just_due = make_job(priority=Priority.LOW, created_at=now - 1e6, due_at=now - 1)
     queue.push_delayed(just_due)
     queue.promote_due(now)
@@ -63,7 +64,7 @@ def test_aging_counts_from_when_a_delayed_job_became_due() -> None:
 
 
 def test_an_aged_queue_skips_what_was_withdrawn() -> None:
-    queue = AgingQueue(aging_s=1.0)
+    queue = AgingQueue(1.0, SYSTEM)
     gone, stays = make_job(), make_job()
     queue.push(gone)
     queue.push(stays)

@@ -17,6 +17,7 @@ from aiohttp import web
 from tests.support.fleet_worker import serving
 from tests.support.helpers import eventually, free_port
 from worker_runtime import JobContext, task
+from worker_runtime.clock.source import SYSTEM
 from worker_runtime.contracts.domains import base_url
 from worker_runtime.contracts.registration import CompletedOperation, Registration
 from worker_runtime.web.operations.registrar import Registrar, RegistrarTimes
@@ -84,7 +85,7 @@ async def backend(port: int = 0) -> AsyncIterator[Backend]:
 async def registering(
     url: str, current: str | None = None, times: RegistrarTimes = QUICK
 ) -> AsyncIterator[Registrar]:
-    registrar = Registrar(url, current=lambda: current, times=times)
+    registrar = Registrar(url, SYSTEM, current=lambda: current, times=times)
     registrar.start(WORKER)
     try:
         yield registrar
@@ -221,7 +222,7 @@ async def test_a_refused_registration_says_why(caplog: pytest.LogCaptureFixture)
 async def test_a_name_may_need_quoting_in_a_path() -> None:
     identity = msgspec.structs.replace(WORKER, worker_id="rack 7/slot?")
     async with backend() as b:
-        registrar = Registrar(b.url, current=lambda: None, times=QUICK)
+        registrar = Registrar(b.url, SYSTEM, current=lambda: None, times=QUICK)
         registrar.start(identity)
         try:
             await eventually(lambda: len(b.asked) >= 3)
@@ -267,7 +268,7 @@ async def test_ended_operations_are_reported_once_and_within_bounds() -> None:
         operation_id="failed", status="FAILED", error_message="e" * 8000, completed_at=ENDED_AT
     )
     async with backend() as b:
-        registrar = Registrar(b.url, current=lambda: None, times=QUICK)
+        registrar = Registrar(b.url, SYSTEM, current=lambda: None, times=QUICK)
         registrar.completed(completion("huge", {"x": "y" * 600_000}))
         registrar.completed(completion("older", {"x": "y" * 300_000}))
         registrar.completed(completion("newer", {"x": "y" * 300_000}))
@@ -307,7 +308,7 @@ async def test_a_report_that_the_backend_cannot_store_does_not_keep_the_worker_o
             return answer
 
         b.reply = refuse
-        registrar = Registrar(b.url, current=lambda: None, times=QUICK)
+        registrar = Registrar(b.url, SYSTEM, current=lambda: None, times=QUICK)
         registrar.completed(poison)
         registrar.start(WORKER)
         try:

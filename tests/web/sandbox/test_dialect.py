@@ -16,6 +16,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from tests.support.fleet_worker import Answer, Worker, serving
 from tests.support.helpers import eventually
 from worker_runtime import State, task
+from worker_runtime.clock.source import SYSTEM
 from worker_runtime.web.sandbox import dialect as sandbox
 from worker_runtime.web.sandbox.simulated_task import SimulatedTask
 
@@ -26,7 +27,7 @@ async def echo(id: str, weight: float) -> dict[str, Any]:
 
 
 def simulated(*, response_delay_ms: int = 0, failure_rate: float = 0.0) -> Callable[..., Any]:
-    work = SimulatedTask(response_delay_ms=response_delay_ms, failure_rate=failure_rate)
+    work = SimulatedTask(SYSTEM, response_delay_ms=response_delay_ms, failure_rate=failure_rate)
     return task(name="task")(work)
 
 

@@ -14,6 +14,7 @@ import pytest
 from tests.support.executor_calls import ExecutorCall, defined
 from tests.support.helpers import eventually
 from tests.whole.contract import executor_tasks as tasks
+from worker_runtime.clock.source import SYSTEM
 from worker_runtime.errors import (
     ChildCrashed,
     ExecutorFull,
@@ -63,9 +64,9 @@ def build(kind: RunIn, definitions: dict[str, TaskDefinition]) -> Executor:
     if kind == "loop":
         return LoopExecutor(stop_grace_s=0.3)
     if kind == "thread":
-        return ThreadExecutor(size=SIZE, abandoned_max=1, stop_grace_s=0.3)
+        return ThreadExecutor(SYSTEM, size=SIZE, abandoned_max=1, stop_grace_s=0.3)
     limits = ProcessSettings(size_max=SIZE, grace_s=0.2, term_grace_s=0.2)
-    return ProcessExecutor(list(definitions.values()), limits)
+    return ProcessExecutor(list(definitions.values()), SYSTEM, limits)
 
 
 @pytest.fixture(params=["loop", "thread", "process", "process-async"])

@@ -32,6 +32,7 @@ from tests.support.pages import (
     value_at,
 )
 from worker_runtime import JobContext, Runtime, Settings, errors, task
+from worker_runtime.clock.source import SYSTEM
 from worker_runtime.contracts.registration import CompletedOperation, Registration
 from worker_runtime.environment import variables_of
 from worker_runtime.fleet import Fleet, FleetSettings, mount
@@ -75,7 +76,9 @@ def process(ctx: JobContext, request: ProcessingRequest) -> dict[str, int]:
 
 def tasks_of(page: str) -> list[Callable[..., Any]]:
     if page == "sandbox":
-        return [task(name="task")(SimulatedTask(response_delay_ms=1, failure_rate=0.0))]
+        return [
+            task(name="task")(SimulatedTask(response_delay_ms=1, failure_rate=0.0, clock=SYSTEM))
+        ]
     if page == "vera":
         return [task(tool_call), task(analyze_data)]
     return [process]

@@ -7,7 +7,6 @@ every run is reproducible. A subclass may make a runtime with another store.
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Coroutine
 from typing import Any, TypeVar
 from unittest import mock
@@ -16,6 +15,7 @@ import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from tests.support.clocks import SetClock, assembled_with
 from tests.whole.simulation import invariants
 from tests.whole.simulation.reference import ExpectedJob, Reference
 from worker_runtime import (
@@ -41,7 +41,6 @@ CAPACITY = 4
 RETRY_S = 100.0
 # No sum of steps comes this near to a sum of delays: a slow machine changes no outcome.
 CLOCK_TOLERANCE_S = 10.0
-REAL_CLOCK = time.time
 # More turns of the loop than any one operation takes to have all its effects.
 TURNS_TO_SETTLE = 12
 
@@ -73,18 +72,14 @@ class RuntimeMachine(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.loop = asyncio.new_event_loop()
-        self.ahead_s = 1_000.0
         self.world = World()
         self.reference = Reference(CONCURRENCY, CAPACITY, attempts_max=2)
         self.events: list[Event] = []
-        self.patches: list[Any] = [
-            mock.patch("time.time", side_effect=self.wall_clock),
-            mock.patch("worker_runtime.engine.dispatcher._TIMER_MAX_S", 0.0),
-        ]
+        self.clock = SetClock(ahead_s=1_000.0)
 
     def wall_clock(self) -> float:
         """Unix seconds: the real ones, and as many more as the machine has let pass."""
-        return REAL_CLOCK() + self.ahead_s
+        return self.clock.wall()
 
     def settings(self) -> Settings:
         return Settings(cancel_grace_s=30)
@@ -106,18 +101,14 @@ class RuntimeMachine(RuleBasedStateMachine):
                 await asyncio.sleep(0)
             return answer
 
-        for patch in self.patches:
-            patch.start()
-        try:
+        with mock.patch("worker_runtime.engine.dispatcher._TIMER_MAX_S", 0.0):
             return self.loop.run_until_complete(asyncio.wait_for(settled(), 20))
-        finally:
-            for patch in self.patches:
-                patch.stop()
 
     @initialize()
     def open(self) -> None:
         async def start() -> tuple[Runtime, Subscription]:
-            runtime = self.make_runtime()
+            with assembled_with(self.clock):
+                runtime = self.make_runtime()
             await runtime.start()
             subscription = runtime.subscribe(buffer=100_000)
             await subscription.__aenter__()
@@ -310,10 +301,10 @@ class RuntimeMachine(RuleBasedStateMachine):
 
     @rule(seconds=st.sampled_from([40.0, 200.0]))
     def time_passes(self, seconds: float) -> None:
-        self.ahead_s += seconds
+        self.clock.ahead_s += seconds
 
         async def adjust() -> None:
-            self.runtime.parts.clock.adjust()
+            self.clock.adjust()
 
         self.run(adjust())
         self.reference.promote(self.wall_clock())

@@ -6,10 +6,10 @@ a thousand jobs does not keep one with a single job waiting.
 
 from __future__ import annotations
 
-import time
 from collections import OrderedDict, deque
 from collections.abc import Iterator, Mapping
 
+from worker_runtime.clock.source import Clock
 from worker_runtime.engine.lines.priority_queue import PriorityQueue
 from worker_runtime.model.job import Job
 from worker_runtime.model.states import Priority
@@ -48,9 +48,12 @@ class _Use:
 class Limits:
     """What all limits of a runtime have in use, whichever queue the jobs came through."""
 
-    def __init__(self, queues: Mapping[str, tuple[Limit | None, Limit | None]]) -> None:
+    def __init__(
+        self, queues: Mapping[str, tuple[Limit | None, Limit | None]], clock: Clock
+    ) -> None:
         """`queues`: the limit of each queue as a whole, and of each key in it."""
         self._queues = queues
+        self.wall = clock.wall
         self._uses: dict[tuple[str, str, str], _Use] = {}
 
     def wait_s(self, job: Job, now: float) -> float:
@@ -67,7 +70,7 @@ class Limits:
         for scope, _ in self._of(job):
             self._use(scope).running -= 1
         if len(self._uses) > _USES_KEPT_MAX:
-            now = time.time()
+            now = self.wall()
             self._uses = {s: u for s, u in self._uses.items() if u.running or u.rested_at > now}
 
     def _use(self, scope: tuple[str, str, str]) -> _Use:
@@ -133,7 +136,7 @@ class LimitedQueue(PriorityQueue):
         return due
 
     def pop_nowait(self) -> Job | None:
-        now = time.time()
+        now = self._limits.wall()
         self.allowed_at = None
         for turns in self._turns:
             for turn in list(turns):

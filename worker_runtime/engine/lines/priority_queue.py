@@ -6,11 +6,11 @@ Plain functions on plain data: nothing here waits or knows who asks.
 from __future__ import annotations
 
 import heapq
-import time
 from collections import deque
 from collections.abc import Iterator
 from itertools import chain
 
+from worker_runtime.clock.source import Clock
 from worker_runtime.model.job import Job
 from worker_runtime.model.states import Priority
 
@@ -147,15 +147,16 @@ class AgingQueue(PriorityQueue):
     """A job that has waited n times `aging_s` seconds competes n priorities higher; ties go to the
     higher original priority."""
 
-    __slots__ = ("_aging_s",)
+    __slots__ = ("_aging_s", "_wall")
 
-    def __init__(self, aging_s: float) -> None:
+    def __init__(self, aging_s: float, clock: Clock) -> None:
         super().__init__()
+        self._wall = clock.wall
         self._aging_s = aging_s
 
     def pop_nowait(self) -> Job | None:
         self._drop_withdrawn_heads()
-        now = time.time()
+        now = self._wall()
         best: deque[Job] | None = None
         best_rank = 0
         for priority, line in enumerate(self._lines):

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Sequence
 from typing import Any
 
+from worker_runtime.clock.source import Clock
 from worker_runtime.stores.redis.leases import Lease, LeaseKeeper
 from worker_runtime.stores.redis.location import drop_connections
 from worker_runtime.stores.redis.manner import Claimed, Claims
@@ -27,8 +27,11 @@ class ClaimCalls:
     their leases first.
     """
 
-    def __init__(self, client: Any, leases: LeaseKeeper, *, owner: str, lease_s: float) -> None:
+    def __init__(
+        self, client: Any, leases: LeaseKeeper, clock: Clock, *, owner: str, lease_s: float
+    ) -> None:
         self._client = client
+        self._clock = clock
         self._leases = leases
         self._owner = owner
         self._lease_ms = int(lease_s * 1000)
@@ -48,14 +51,14 @@ class ClaimCalls:
         """Take up to `limit` due jobs of a queue. Raises redis errors."""
         self._number += 1
         token = f"{self._owner}:{self._number}"
-        sent_at = time.monotonic()
+        sent_at = self._clock.monotonic()
         try:
             waiting, next_score, found, server_ms = await self._script.call(
                 self._client,
                 limit,
                 token,
                 self._lease_ms,
-                round(time.time() * 1000),
+                round(self._clock.wall() * 1000),
                 self._unanswered,
                 unknown_key,
                 _LOOK_MAX,
@@ -89,7 +92,7 @@ class ClaimCalls:
         return round((now + self._server_ahead_s + self._late_after_s) * 1000)
 
     def _set_clock(self, sent_at: float, server_s: float) -> None:
-        taken_s = time.monotonic() - sent_at
+        taken_s = self._clock.monotonic() - sent_at
         if taken_s < self._late_after_s / 2:
             self._server_ahead_s = server_s - (sent_at + taken_s / 2)
 

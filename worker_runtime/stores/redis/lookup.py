@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import heapq
-import time
 import zlib
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 import msgspec
 from redis import exceptions
 
+from worker_runtime.clock.source import Clock
 from worker_runtime.errors import StoreUnavailable
 from worker_runtime.model.activity import Failure, Progress
 from worker_runtime.model.job import Job
@@ -50,6 +50,7 @@ class Lookup:
         records: Records,
         lines: Lines,
         find_task: Callable[[str], TaskDefinition],
+        clock: Clock,
     ) -> None:
         self._client = client
         self._records = records
@@ -57,6 +58,7 @@ class Lookup:
         self._retry = Script("retry")
         self._lines = lines
         self._find_task = find_task
+        self._wall = clock.wall
 
     async def find(self, job_id: str) -> Job | None:
         """Raises StoreUnavailable."""
@@ -98,7 +100,7 @@ class Lookup:
             job.activity_made().progress = msgspec.msgpack.decode(progress, type=Progress)
         if is_running:
             job.state = RUNNING
-        elif job.due_at > time.time():
+        elif job.due_at > self._wall():
             job.state = SCHEDULED
         return job
 
@@ -117,8 +119,8 @@ class Lookup:
         try:
             job = self._records.ended_job(job_id, result, self._find_task, queue)
         except Unreadable as error:
-            job = _bare_job(job_id, self._find_task(UNKNOWN_FUNCTION), queue, time.time())
-            vanished(job, f"its result cannot be read: {error}")
+            job = _bare_job(job_id, self._find_task(UNKNOWN_FUNCTION), queue, self._wall())
+            vanished(job, f"its result cannot be read: {error}", self._wall())
         job.order = _order(job.created_at, job_id)
         return job
 
@@ -167,7 +169,7 @@ class Lookup:
 
     async def cancel(self, job: Job, message: str, ttl_ms: int) -> bool:
         """As `Runtime.cancel`, for a job that is not in this process. Raises StoreUnavailable."""
-        now = time.time()
+        now = self._wall()
         failure = Failure(None, "JobCancelled", message or "cancelled before it started")
         transition = Transition(CANCELLED, now, None, failure, 0.0, job.attempt, job.crashes)
         keys = [key for _, _, key in self._lines]
@@ -185,7 +187,7 @@ class Lookup:
 
     async def retry(self, job: Job, key: str) -> bool:
         """Queue an ended job again; False where it waits or runs. Raises StoreUnavailable."""
-        now_ms = round(time.time() * 1000)
+        now_ms = round(self._wall() * 1000)
         try:
             payload = await self._client.hget(DEAD_PREFIX + job.id, "payload")
             if payload is None:
@@ -199,7 +201,7 @@ class Lookup:
 
     async def bury(self, job_id: str, queue: str, payload: bytes, reason: str) -> None:
         """Bury a payload that cannot be read, for a week, with the reason."""
-        now = time.time()
+        now = self._wall()
         pipe = self._client.pipeline(transaction=True)
         fields = {"queue": queue, "reason": reason, "at": repr(now), "payload": payload}
         pipe.hset(DEAD_PREFIX + job_id, mapping=fields)
@@ -232,12 +234,12 @@ class Lookup:
     def end(self, job: Job, result: bytes | None) -> None:
         """End the record of a job by its result; None: there is none any more."""
         if result is None:
-            vanished(job, "it has ended, and its result was not kept")
+            vanished(job, "it has ended, and its result was not kept", self._wall())
             return
         try:
             fill_ended(job, self._records.wire.decode_result(result))
         except Unreadable as error:
-            vanished(job, f"its result cannot be read: {error}")
+            vanished(job, f"its result cannot be read: {error}", self._wall())
 
 
 def _bare_job(job_id: str, task: TaskDefinition, queue: str, at: float) -> Job:

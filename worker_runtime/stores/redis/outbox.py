@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from collections import deque
 from collections.abc import Callable, Set
 from typing import Any
 
 import msgspec
 
+from worker_runtime.clock.source import Clock
 from worker_runtime.stores.redis.leases import Lease
 from worker_runtime.stores.redis.location import drop_connections, end_tasks
 from worker_runtime.stores.redis.script import Script, is_passing, may_have_happened, pack
@@ -50,8 +50,9 @@ class Outbox:
     is kept and tried again, and `failure` says why.
     """
 
-    def __init__(self, client: Any) -> None:
+    def __init__(self, client: Any, clock: Clock) -> None:
         self._client = client
+        self._wall = clock.wall
         self._script = Script("finish")
         self._waiting: deque[Finish] = deque()
         self._batch: list[Finish] = []
@@ -122,7 +123,7 @@ class Outbox:
 
     async def _write(self, batch: list[Finish]) -> list[int]:
         packed = pack(field for finish in batch for field in _fields(finish))
-        now_ms = round(time.time() * 1000)
+        now_ms = round(self._wall() * 1000)
         answers: list[int] = await self._script.call(self._client, now_ms, packed)
         return answers
 

@@ -14,7 +14,6 @@ import logging
 import math
 import os
 import socket
-import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Any
@@ -170,17 +169,21 @@ class RedisStore:
         self._claim_client = self.location.connect(single_connection_client=True)
         self._outbox_client = self.location.connect(single_connection_client=True)
         self.client = self.location.connect()
-        self.outbox = Outbox(self._outbox_client)
+        self.outbox = Outbox(self._outbox_client, host.clock)
         self.leases = LeaseKeeper(
             self.location,
             lease_s=self.lease_s,
             on_lost=lambda lost: _from_thread(loop, self._lost, lost),
         )
         self._claims = ClaimCalls(
-            self._claim_client, self.leases, owner=self._owner, lease_s=self.lease_s
+            self._claim_client,
+            self.leases,
+            host.clock,
+            owner=self._owner,
+            lease_s=self.lease_s,
         )
         lines = [(name, int(p), key) for name in host.queues for p, key in self.keys(name)]
-        self.lookup = Lookup(self.client, self.records, lines, host.find_task)
+        self.lookup = Lookup(self.client, self.records, lines, host.find_task, host.clock)
         self.outbox.start()
         self.leases.start()
         self._is_open = True
@@ -511,7 +514,7 @@ class RedisStore:
         return text.decode() if isinstance(text, bytes) else text
 
     async def save_note(self, key: str, text: str, *, until: float | None = None) -> None:
-        left_s = None if until is None else max(1, math.ceil(until - time.time()))
+        left_s = None if until is None else max(1, math.ceil(until - self._host.clock.wall()))
         await self.client.set(_NOTE_PREFIX + key, text, ex=left_s)
 
     @property

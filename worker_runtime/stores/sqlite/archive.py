@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sqlite3
-import time
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
@@ -11,7 +10,7 @@ from worker_runtime.model.job import Job
 from worker_runtime.model.outcome import revival
 from worker_runtime.model.states import RETRYABLE_STATES, State
 from worker_runtime.model.tasks.definition import TaskDefinition
-from worker_runtime.stores.boundary import parked
+from worker_runtime.stores.boundary import LOOKS_ONLY, parked
 from worker_runtime.stores.sqlite.batch import Batch
 from worker_runtime.stores.sqlite.file.reader import Reader
 from worker_runtime.stores.sqlite.file.retention import Retention
@@ -36,6 +35,7 @@ class Archive:
         self._call = call
         self._retention = retention
         self.tasks: Callable[[str], TaskDefinition] = parked
+        self.clock = LOOKS_ONLY.clock
 
     async def find(self, job_id: str) -> Job | None:
         """The ended job with that id. Unfinished ones are in memory."""
@@ -114,7 +114,7 @@ class Archive:
             batch = Batch()
             for row in rows:
                 job = decode_job(row, self.tasks, checked=False)
-                changed = changed_columns(job, revival(job, time.time()))
+                changed = changed_columns(job, revival(job, self.clock.wall()))
                 batch.revive([*row[: len(FIXED)], *changed])
             write(connection, batch)
             self._retention.committed(batch)

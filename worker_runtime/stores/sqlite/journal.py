@@ -9,10 +9,10 @@ import asyncio
 import functools
 import logging
 import sqlite3
-import time
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
+from worker_runtime.clock.source import Clock
 from worker_runtime.errors import StoreUnavailable
 from worker_runtime.stores.sqlite.batch import Batch, Row
 from worker_runtime.stores.sqlite.file.retention import Retention
@@ -58,10 +58,11 @@ class Journal:
         self._is_closed = True
         self._returned = asyncio.Event()
 
-    async def open(self) -> None:
+    async def open(self, clock: Clock) -> None:
         """Start the writer. Raises ConfigurationError."""
         self._loop = asyncio.get_running_loop()
-        await self.writer.start()
+        self._monotonic = clock.monotonic
+        await self.writer.start(clock)
         self._is_closed = False
 
     def accept(self, rows: Sequence[Row], *, acknowledge_now: bool) -> asyncio.Future[None] | None:
@@ -171,11 +172,11 @@ class Journal:
         self._records += 1
         if not self._is_scheduled and len(self._handed_over) < _HANDED_OVER_MAX:
             self._is_scheduled = True
-            self._leaves_by = time.monotonic() + self.writer.last_commit_s
+            self._leaves_by = self._monotonic() + self.writer.last_commit_s
             self._loop.call_soon(self._loop.call_soon, self._flush)
 
     def _flush(self) -> None:
-        if self._records != self._records_before and time.monotonic() < self._leaves_by:
+        if self._records != self._records_before and self._monotonic() < self._leaves_by:
             self._records_before = self._records
             self._loop.call_soon(self._flush)
             return

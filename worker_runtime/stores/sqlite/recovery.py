@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
-import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any
 
 import msgspec
 
+from worker_runtime.clock.source import Clock
 from worker_runtime.errors import ConfigurationError, InvalidArguments, StoreUnavailable
 from worker_runtime.model.activity import Failure
 from worker_runtime.model.job import Job
@@ -46,6 +46,7 @@ class Recovery:
         reader: Reader,
         commit: Callable[[Batch], Any],
         tasks: Tasks,
+        clock: Clock,
         *,
         path: str,
         crashes_max: int,
@@ -53,6 +54,7 @@ class Recovery:
         self._reader = reader
         self._commit = commit
         self._tasks = tasks
+        self._wall = clock.wall
         self._path = path
         self._crashes_max = crashes_max
 
@@ -73,7 +75,7 @@ class Recovery:
         batch = Batch()
         for row in await self._rows(_RUNNING):
             job = self._decode(row, checked=False)
-            self._change(batch, job, after_crash(job, self._crashes_max, time.time()))
+            self._change(batch, job, after_crash(job, self._crashes_max, self._wall()))
         if len(batch):
             await self._commit(batch)
 
@@ -96,7 +98,7 @@ class Recovery:
                 job = self._decode(row, checked=False)
                 text = f"the stored arguments no longer fit the task: {error}"
                 failure = Failure(Reason.ERROR, "InvalidArguments", text)
-                self._change(unfit, job, _failed(job, failure, time.time(), job.crashes))
+                self._change(unfit, job, _failed(job, failure, self._wall(), job.crashes))
         if len(unfit):
             await self._commit(unfit)
         return jobs

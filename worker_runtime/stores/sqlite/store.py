@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import os
 import sqlite3
-import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Literal, get_args
@@ -130,10 +129,11 @@ class SqliteStore(LocalStore):
         return self
 
     async def open(self, host: Host = LOOKS_ONLY) -> None:
+        self._clock = self.archive.clock = host.clock
         self.archive.tasks = host.find_task
         self._lock.acquire()
         try:
-            await self._journal.open()
+            await self._journal.open(host.clock)
             self._reader.open()
             rows = await self._reader.rows("SELECT max(place) FROM worker_jobs")
         except BaseException as error:
@@ -157,6 +157,7 @@ class SqliteStore(LocalStore):
             self._reader,
             self._commit,
             self.archive.tasks,
+            self._clock,
             path=self.path,
             crashes_max=self.settings.crashes_max,
         )
@@ -200,7 +201,9 @@ class SqliteStore(LocalStore):
         Other jobs wait for its end, at most `timeout_s` seconds, before they are acknowledged.
         Raises what `open_transaction` raises.
         """
-        async with open_transaction(self._journal.call, self._new_row, timeout_s) as session:
+        async with open_transaction(
+            self._journal.call, self._new_row, self._clock, timeout_s
+        ) as session:
             yield session
 
     # Look
@@ -258,7 +261,8 @@ class SqliteStore(LocalStore):
 
     async def save_note(self, key: str, text: str, *, until: float | None = None) -> None:
         def work(connection: sqlite3.Connection) -> None:
-            connection.execute("DELETE FROM worker_notes WHERE keep_until < ?", (time.time(),))
+            now = self._clock.wall()
+            connection.execute("DELETE FROM worker_notes WHERE keep_until < ?", (now,))
             connection.execute("REPLACE INTO worker_notes VALUES (?, ?, ?)", (key, text, until))
 
         await self._journal.call(work)

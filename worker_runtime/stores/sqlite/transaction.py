@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
-import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
 from contextvars import ContextVar
 from queue import Empty, SimpleQueue
 from typing import Any
 
+from worker_runtime.clock.source import Clock
 from worker_runtime.errors import JobConflict, StoreUnavailable, TransactionExpired
 from worker_runtime.model.job import Job
 from worker_runtime.stores.sqlite.batch import Row
@@ -60,9 +60,11 @@ class StoreTransaction:
         self,
         loop: asyncio.AbstractEventLoop,
         new_row: Callable[[Job], Row],
+        clock: Clock,
         timeout_s: float,
     ) -> None:
         self._loop = loop
+        self._monotonic = clock.monotonic
         self._new_row = new_row
         self._timeout_s = timeout_s
         self._steps: SimpleQueue[tuple[Work | None, asyncio.Future[Any] | None]] = SimpleQueue()
@@ -143,13 +145,13 @@ class StoreTransaction:
 
     def serve(self, connection: sqlite3.Connection) -> bool:
         """On the writer's thread: run the steps until the end. True: committed."""
-        deadline = time.monotonic() + self._timeout_s
+        deadline = self._monotonic() + self._timeout_s
         connection.execute("BEGIN IMMEDIATE")
         try:
             connection.set_authorizer(self._authorize)
             self._post(self.began, None, None)
             while True:
-                work, future = self._steps.get(timeout=max(0.0, deadline - time.monotonic()))
+                work, future = self._steps.get(timeout=max(0.0, deadline - self._monotonic()))
                 if future is not None:
                     assert work is not None
                     self._run(connection, work, future)
@@ -200,7 +202,7 @@ def _commit(connection: sqlite3.Connection) -> None:
 
 @asynccontextmanager
 async def open_transaction(
-    serve: Serve, new_row: Callable[[Job], Row], timeout_s: float
+    serve: Serve, new_row: Callable[[Job], Row], clock: Clock, timeout_s: float
 ) -> AsyncIterator[StoreTransaction]:
     """Begin, and at the end of the block commit; roll back where it raises.
 
@@ -211,7 +213,7 @@ async def open_transaction(
     outer = _open_here.get()
     if outer is not None and outer.is_open_in_this_task:
         raise RuntimeError("a transaction is open here already, and one does not fit into another")
-    session = StoreTransaction(asyncio.get_running_loop(), new_row, timeout_s)
+    session = StoreTransaction(asyncio.get_running_loop(), new_row, clock, timeout_s)
     _open_here.set(session)
     served = asyncio.ensure_future(serve(session.serve))
     served.add_done_callback(lambda done: _tell(session, done))

@@ -9,6 +9,7 @@ from aiohttp import web
 
 from worker_runtime.acceptance.handle import JobHandle
 from worker_runtime.acceptance.options import WIRE, EnqueueOptions, enqueue_options
+from worker_runtime.clock.source import Clock
 from worker_runtime.contracts.job_documents import NewJob
 from worker_runtime.errors import InvalidJob, Unavailable, UnknownJob
 from worker_runtime.model.job import Job
@@ -20,11 +21,12 @@ from worker_runtime.web.wire.waits import JobWaits
 WAIT_MAX_S = 60.0
 
 
-def options_of(new: NewJob, after: Sequence[JobHandle[Any]] = ()) -> EnqueueOptions:
+def options_of(clock: Clock, new: NewJob, after: Sequence[JobHandle[Any]] = ()) -> EnqueueOptions:
     """`after` are the jobs that `new.after` names. Raises InvalidJob."""
     if new == NewJob(new.task, new.args, new.kwargs):
         return WIRE
     return enqueue_options(
+        clock,
         job_id=new.id,
         queue=new.queue,
         priority=None if new.priority is None else _priority(new.priority),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -34,6 +33,7 @@ class Batches:
 
     def __init__(self, runtime: Runtime, settings: Settings, waits: JobWaits) -> None:
         self._runtime = runtime
+        self._clock = runtime.doorway.clock
         self._waits = waits
         self._result_bytes_max = settings.result_bytes_max
         self._bytes_max = bytes_max = settings.payload_bytes_max
@@ -92,7 +92,7 @@ class Batches:
                     raise item
                 call: Call[Any] = Call(item.task, tuple(item.args), item.kwargs or {})
                 after = await parents_of(self._runtime, item) if item.after else ()
-                calls.append((options_of(item, after), call))
+                calls.append((options_of(self._clock, item, after), call))
             except (Rejection, WorkerRuntimeError) as error:
                 refused[place] = error
         enqueued = await self._runtime.doorway.enqueue_each(calls)
@@ -112,9 +112,9 @@ class Batches:
     async def _all_ended_within(
         self, outcomes: Sequence[JobHandle[Any] | Exception], seconds: float
     ) -> None:
-        until = time.monotonic() + seconds
+        until = self._clock.monotonic() + seconds
         for outcome in outcomes:
             if isinstance(outcome, JobHandle) and not outcome.job.is_ended:
-                left_s = until - time.monotonic()
+                left_s = until - self._clock.monotonic()
                 if left_s <= 0 or not await ended_within(self._waits, outcome.job, left_s):
                     return

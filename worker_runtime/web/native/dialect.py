@@ -84,7 +84,7 @@ class Native(DialectDefaults):
         wait_s = asked_wait_s(request)
         new = await self._new_job.read(request)
         parents = await parents_of(self._runtime, new) if new.after else ()
-        options = options_of(new, parents)
+        options = options_of(self._runtime.doorway.clock, new, parents)
         handle = await self._runtime.doorway.enqueue_with(
             options, new.task, tuple(new.args), new.kwargs
         )

@@ -10,7 +10,6 @@ import logging
 import re
 import socket
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import UTC, datetime
 from functools import partial
 from typing import Any
 from urllib.parse import urlsplit
@@ -80,6 +79,7 @@ class Operations(DialectDefaults):
     def __init__(self, runtime: Runtime, settings: Settings) -> None:
         self._runtime = runtime
         self._settings = settings
+        self._clock = runtime.doorway.clock
         self._domains = _domains(runtime.tasks)
         self._body: Body[dict[str, Any]] = Body(
             dict[str, Any], bytes_max=settings.payload_bytes_max
@@ -98,7 +98,7 @@ class Operations(DialectDefaults):
             every_s = settings.backend_check_interval_s
             times = RegistrarTimes(check_every_s=every_s, silence_max_s=3 * every_s)
             self._registrar = Registrar(
-                settings.backend_url, current=self._live.current, times=times
+                settings.backend_url, self._clock, current=self._live.current, times=times
             )
 
     def routes(self) -> Sequence[web.RouteDef]:
@@ -130,7 +130,7 @@ class Operations(DialectDefaults):
         return {
             "healthy": self._runtime.is_accepting,
             "service": service_of(self.worker_type)[0],
-            "timestamp": datetime.now(UTC),
+            "timestamp": self._clock.now_utc(),
             "status": "operational",
             "worker_status": "idle" if current is None else "busy",
             "current_operation": current,
@@ -254,7 +254,7 @@ class Operations(DialectDefaults):
             "service": service_of(self.worker_type)[1],
             "version": SERVICE_VERSION,
             "status": "running",
-            "timestamp": datetime.now(UTC),
+            "timestamp": self._clock.now_utc(),
             "worker_id": self._worker_id,
         }
 

@@ -6,7 +6,6 @@ the whole answer, an empty `result_summary` makes it ask for ever.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any, cast
@@ -60,6 +59,7 @@ class OperationView:
         self, runtime: Runtime, worker_id: str, shapes: Mapping[str, RequestShape]
     ) -> None:
         self._runtime = runtime
+        self._wall = runtime.doorway.clock.wall
         self._shapes = shapes
         self._worker_id = worker_id
         self._cancellations: dict[str, Cancellation] = {}
@@ -68,7 +68,7 @@ class OperationView:
         """Remember a cancel until the job has ended."""
         for job_id in [i for i in self._cancellations if not self._is_running(i)]:
             del self._cancellations[job_id]
-        made = Cancellation(time.time(), reason)
+        made = Cancellation(self._wall(), reason)
         self._cancellations[job.id] = made
         return made
 
@@ -109,7 +109,7 @@ class OperationView:
         progress = _progress(job, status)
         ended_at = self._ended_at(job)
         started_at = job.started_at
-        until = time.time() if ended_at is None else ended_at
+        until = self._wall() if ended_at is None else ended_at
         return {
             "operation_id": job.id,
             "operation_type": type_of(job.task.domain or job.task.name),
@@ -133,7 +133,7 @@ class OperationView:
             status=cast(End, status.upper()),
             result=result_of(job) if job.state is COMPLETED else None,
             error_message=self._error(job, status),
-            completed_at=datetime.fromtimestamp(self._ended_at(job) or time.time(), UTC),
+            completed_at=datetime.fromtimestamp(self._ended_at(job) or self._wall(), UTC),
         )
 
     def _cancellation(self, job: Job) -> Cancellation | None:
@@ -142,7 +142,7 @@ class OperationView:
             return None
         known = self._cancellations.get(job.id)
         if known is None:  # through another door
-            known = Cancellation(time.time(), order.message or CANCELLED_BY_USER)
+            known = Cancellation(self._wall(), order.message or CANCELLED_BY_USER)
             self._cancellations[job.id] = known
         return known
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-import time
 from collections import deque
 from collections.abc import Callable
 from urllib.parse import quote
@@ -20,6 +19,7 @@ import aiohttp
 import msgspec
 from msgspec.structs import replace
 
+from worker_runtime.clock.source import Clock
 from worker_runtime.contracts.domains import API_PREFIX, base_url
 from worker_runtime.contracts.fetch import FetchFailed, fetch
 from worker_runtime.contracts.registration import (
@@ -82,11 +82,13 @@ class Registrar:
     def __init__(
         self,
         backend_url: str,
+        clock: Clock,
         *,
         current: Callable[[], str | None],
         times: RegistrarTimes | None = None,
     ) -> None:
         self._base = base_url(backend_url)
+        self._monotonic = clock.monotonic
         self._current = current
         self._times = times or RegistrarTimes()
         self._completed: deque[_Report] = deque(maxlen=COMPLETED_MAX)
@@ -109,11 +111,11 @@ class Registrar:
 
     def heard(self) -> None:
         """The backend has asked for our health, so it is there and knows us."""
-        self._heard_at = time.monotonic()
+        self._heard_at = self._monotonic()
 
     def backend_stops(self) -> None:
         """The backend has announced that it shuts down: look out for its return."""
-        self._shutdown_at = time.monotonic()
+        self._shutdown_at = self._monotonic()
         self.is_registered = False
         self._woken.set()
 
@@ -171,7 +173,7 @@ class Registrar:
         assert self._shutdown_at is not None
         until = self._shutdown_at + self._times.shutdown_watch_s
         self._shutdown_at = None
-        while time.monotonic() < until:
+        while self._monotonic() < until:
             await asyncio.sleep(self._times.shutdown_retry_s * random.uniform(0.75, 1.25))
             if await self._try_register():
                 return
@@ -198,7 +200,7 @@ class Registrar:
                 self._completed.remove(report)
         self.is_registered = True
         self._shutdown_at = None
-        self._asked_at = time.monotonic()
+        self._asked_at = self._monotonic()
         logger.info("Worker registered successfully as %s", self._worker.worker_id)
         return True
 
@@ -230,7 +232,7 @@ class Registrar:
     async def _is_known(self) -> bool:
         """Whether the backend still has us. Not being able to ask counts as yes: it is not gone
         because it is slow."""
-        now = time.monotonic()
+        now = self._monotonic()
         is_silent = self._heard_at is None or now - self._heard_at > self._times.silence_max_s
         is_due = now - self._asked_at > self._times.ask_every_s
         if self.is_registered and not is_silent and not is_due:

@@ -8,9 +8,8 @@ seconds.
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 
 import msgspec
@@ -99,6 +98,7 @@ class Sandbox(DialectDefaults):
         self._runtime = runtime
         self._worker = settings.name
         self._color = settings.color
+        self._clock = runtime.doorway.clock
         self._ids = JobIds()
         self._body: Body[TaskRequest] = Body(TaskRequest, bytes_max=settings.payload_bytes_max)
         self._config_body: Body[dict[str, Any]] = Body(
@@ -106,7 +106,7 @@ class Sandbox(DialectDefaults):
         )
         self._task = next((t for t in runtime.tasks if t.name == TASK_NAME), None)
         self._queue = self._task.queue if self._task is not None else "default"
-        self._simulated = simulation_of(self._task, settings)
+        self._simulated = simulation_of(self._task, settings, self._clock)
         self._misfit = None if self._task is None else _misfit(self._task)
         self._by_position = self._task is not None and self._task.signature.positional == [
             "id",
@@ -167,7 +167,7 @@ class Sandbox(DialectDefaults):
             call = await self._body.read_as_json(request)
             if self._misfit is not None:
                 raise Rejection(422, "invalid_arguments", self._misfit)
-            label = self._ids.make(time.time()) if call.id is None else call.id
+            label = self._ids.make(self._clock.wall()) if call.id is None else call.id
             weight = 1.0 if call.weight is None else call.weight
             if self._by_position:  # the same call, and cheaper to check
                 handle = await self._runtime.doorway.enqueue_with(WIRE, TASK_NAME, (label, weight))
@@ -195,7 +195,7 @@ class Sandbox(DialectDefaults):
             self._metrics.count("failed")
             raise _failed(job)
         whole_ms = int(duration_ms)
-        now = datetime.now(UTC)
+        now = self._clock.now_utc()
         document = TaskAnswer(label, self._worker, self._color, whole_ms, whole_ms, now, job.result)
         try:
             body = encode_json(document)

@@ -8,9 +8,8 @@ function a request runs is decided by the names that are registered here, never 
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Annotated, Any
 
 import msgspec
@@ -110,6 +109,7 @@ class Vera(DialectDefaults):
     def __init__(self, runtime: Runtime, settings: Settings) -> None:
         self._runtime = runtime
         self._settings = settings
+        self._clock = runtime.doorway.clock
         self._resources = runtime.doorway.resources
         bytes_max = settings.payload_bytes_max
         self._submission: Body[Submission] = Body(Submission, bytes_max=bytes_max)
@@ -140,7 +140,7 @@ class Vera(DialectDefaults):
             "memory_percent": sample.memory_percent,
             "cpu_usage": sample.cpu_percent,
             "memory_usage_mb": round(sample.process_memory_bytes / (1 << 20), 1),
-            "timestamp": datetime.now(UTC),
+            "timestamp": self._clock.now_utc(),
         }
 
     def collect(self) -> Iterable[Metric]:
@@ -254,7 +254,7 @@ class Vera(DialectDefaults):
         again, is another try."""
         call = await self._execution.read(request)
         timeout_s = call.timeout or EXECUTE_TIMEOUT_S
-        overrides = JobOptions(timeout_s=timeout_s, expires_at=time.time() + timeout_s)
+        overrides = JobOptions(timeout_s=timeout_s, expires_at=self._clock.wall() + timeout_s)
         options = EnqueueOptions(job_id=call.id, overrides=overrides, must_encode=True, wire=True)
         handle = await self._runtime.doorway.enqueue_with(options, call.type, (), call.payload)
         job = handle.job
@@ -279,14 +279,14 @@ class Vera(DialectDefaults):
 
     def _execution_answer(self, job: Job, error: str | None) -> dict[str, Any]:
         started_at, ended_at = job.started_at, job.ended_at
-        ran_s = (ended_at or time.time()) - started_at if started_at is not None else 0.0
+        ran_s = (ended_at or self._clock.wall()) - started_at if started_at is not None else 0.0
         return {
             "success": job.state is COMPLETED,
             "data": job.result,
             "error": error,
             "metrics": {
                 "execution_time": max(0.0, ran_s),
-                "queue_time": max(0.0, (started_at or time.time()) - job.created_at),
+                "queue_time": max(0.0, (started_at or self._clock.wall()) - job.created_at),
                 "attempts": job.attempt,
                 "worker_id": self._settings.name,
             },

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import time
-
 from worker_runtime.runtime import Runtime
 
 
 def uptime_s(runtime: Runtime) -> int:
     """Whole seconds since the runtime was started; 0 before that."""
-    now = time.time()
+    now = runtime.doorway.clock.wall()
     return int(now - (runtime.started_at or now))

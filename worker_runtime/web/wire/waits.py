@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from time import monotonic
 
 from worker_runtime.model.job import Job
 from worker_runtime.runtime import Runtime
@@ -17,6 +16,7 @@ class JobWaits:
 
     def __init__(self, runtime: Runtime) -> None:
         self._runtime = runtime
+        self._monotonic = runtime.doorway.clock.monotonic
         self._deadlines: dict[asyncio.Future[None], float] = {}
         self._timer: asyncio.TimerHandle | None = None
         self._fires_at = float("inf")
@@ -27,7 +27,7 @@ class JobWaits:
         if job.ended_at is not None:
             return True
         waiter = self._runtime.doorway.wait(job)
-        self._deadlines[waiter] = deadline = monotonic() + seconds
+        self._deadlines[waiter] = deadline = self._monotonic() + seconds
         if deadline < self._fires_at:
             self._arm(deadline)
         try:
@@ -44,13 +44,13 @@ class JobWaits:
         if self._timer is not None:
             self._timer.cancel()
         self._fires_at = deadline
-        delay_s = max(self._TICK_S, deadline - monotonic())
+        delay_s = max(self._TICK_S, deadline - self._monotonic())
         self._timer = asyncio.get_running_loop().call_later(delay_s, self._fire)
 
     def _fire(self) -> None:
         self._timer = None
         self._fires_at = nearest = float("inf")
-        now = monotonic()
+        now = self._monotonic()
         for waiter, deadline in self._deadlines.items():
             if deadline > now:
                 nearest = min(nearest, deadline)

@@ -16,6 +16,7 @@ from tests.support import process_tasks as tasks
 from tests.support.executor_calls import ExecutorCall, defined, process_pool, written
 from tests.support.helpers import eventually
 from tests.support.log_records import Records
+from worker_runtime.clock.source import SYSTEM
 from worker_runtime.errors import (
     ConfigurationError,
     ExecutorFull,
@@ -372,9 +373,9 @@ async def test_a_broken_setup_is_reported_once_and_tried_with_growing_pauses(
 def test_what_a_child_could_not_import_is_refused_when_the_executor_is_built() -> None:
     for fn in (tasks.nameless, tasks.make_closure()):
         with pytest.raises(ConfigurationError, match="top level of a module"):
-            ProcessExecutor([defined(fn)])
+            ProcessExecutor([defined(fn)], SYSTEM)
     with pytest.raises(ConfigurationError, match="module:function"):
-        ProcessExecutor([], ProcessSettings(setup="tests.support.process_tasks:missing"))
+        ProcessExecutor([], SYSTEM, ProcessSettings(setup="tests.support.process_tasks:missing"))
 
 
 async def test_a_partial_of_an_importable_function_is_a_task() -> None:
@@ -395,7 +396,7 @@ async def test_a_partial_of_an_importable_function_is_a_task() -> None:
 )
 def test_limits_out_of_range_are_refused(limits: dict[str, Any], problem: str) -> None:
     with pytest.raises(ConfigurationError, match="process settings") as refused:
-        ProcessExecutor([], ProcessSettings(**limits))
+        ProcessExecutor([], SYSTEM, ProcessSettings(**limits))
     assert problem in str(refused.value)
     assert next(iter(limits)) in str(refused.value)
 
@@ -408,12 +409,12 @@ async def test_a_module_that_does_not_import_in_a_child_is_refused_at_open(
     monkeypatch.syspath_prepend(str(tmp_path))
     import fickle_module  # type: ignore[import-not-found]
 
-    executor = ProcessExecutor([defined(fickle_module.work)])
+    executor = ProcessExecutor([defined(fickle_module.work)], SYSTEM)
     module.write_text("raise OSError('no such disk')\n")
     with pytest.raises(ConfigurationError, match="OSError: no such disk"):
         await executor.open()
     module.write_text("import os\nos._exit(4)\n")
-    executor = ProcessExecutor([defined(fickle_module.work)])
+    executor = ProcessExecutor([defined(fickle_module.work)], SYSTEM)
     with pytest.raises(ConfigurationError, match="exited with code 4"):
         await executor.open()
 

@@ -18,7 +18,6 @@ import resource
 import signal
 import socket
 import sys
-import time
 import traceback
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
@@ -27,6 +26,7 @@ from typing import Any, NoReturn
 
 import msgspec
 
+from worker_runtime.clock.source import Clock
 from worker_runtime.errors import JobInterrupted, RunAgain
 from worker_runtime.executors.process import catalogue as task_catalogue
 from worker_runtime.executors.process import frames, memory_file
@@ -81,6 +81,7 @@ def main(
     child = Child(
         socket.socket(fileno=requests),
         socket.socket(fileno=channel),
+        Clock(),
         has_memory_limit=memory_bytes_max is not None,
     )
     child.prepare(log_levels)
@@ -119,14 +120,20 @@ class Child:
     """
 
     def __init__(
-        self, requests: socket.socket, channel: socket.socket, *, has_memory_limit: bool
+        self,
+        requests: socket.socket,
+        channel: socket.socket,
+        clock: Clock,
+        *,
+        has_memory_limit: bool,
     ) -> None:
+        self._clock = clock
         self.channel = Channel(channel)
         self._requests = requests
         self._orders = channel
         self._has_memory_limit = has_memory_limit
-        self._reports = ReportBuffer(self.channel)
-        self._logs = LogForwarder(self.channel)
+        self._reports = ReportBuffer(self.channel, clock)
+        self._logs = LogForwarder(self.channel, clock)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._serial = 0
         self._stopped_serial = 0
@@ -191,14 +198,15 @@ class Child:
                     queue=queue,
                     attempt=attempt,
                     reporter=self._reports,
+                    clock=self._clock,
                     label=label,
                     state=self._state,
                 )
-            began = time.perf_counter()
+            began = self._clock.monotonic()
             try:
                 value = self._run(task, context, args, kwargs)
             finally:
-                run_s = time.perf_counter() - began
+                run_s = self._clock.monotonic() - began
             del request, args, kwargs
             if type(value) is RunAgain:
                 raise value

@@ -17,6 +17,7 @@ from typing import Any
 
 import msgspec
 
+from worker_runtime.clock.source import Clock
 from worker_runtime.executors.process import frames
 from worker_runtime.model.activity import Metric, Progress
 from worker_runtime.model.bounded import cut
@@ -56,8 +57,9 @@ class ReportBuffer:
     """A context's reporter: at most one frame each `REPORT_INTERVAL_S`, with the latest progress
     and the metrics since the last. What is held back is sent when the interval is over."""
 
-    def __init__(self, channel: Channel) -> None:
+    def __init__(self, channel: Channel, clock: Clock) -> None:
         self._channel = channel
+        self._monotonic = clock.monotonic
         self._lock = threading.RLock()
         self._progress: Progress | None = None
         self._metrics: list[Metric] = []
@@ -90,11 +92,11 @@ class ReportBuffer:
         with self._lock:
             report = frames.Report(self._progress, self._metrics, self._dropped)
             self._progress, self._metrics, self._dropped = None, [], 0
-            self._sent_at = time.monotonic()
+            self._sent_at = self._monotonic()
             self._channel.send(frames.REPORT, msgspec.msgpack.encode(report))
 
     def _offer(self) -> None:
-        if time.monotonic() - self._sent_at >= REPORT_INTERVAL_S:
+        if self._monotonic() - self._sent_at >= REPORT_INTERVAL_S:
             self.flush()
         elif not self._is_held_back.is_set():
             if self._flusher is None:
@@ -114,15 +116,16 @@ class LogForwarder(logging.Handler):
     In a process that a task forked they are written to stderr, which the parent logs.
     """
 
-    def __init__(self, channel: Channel) -> None:
+    def __init__(self, channel: Channel, clock: Clock) -> None:
         super().__init__()
         self._channel = channel
+        self._clock = clock
         self._second = 0.0
         self._count = 0
         self._dropped = 0
 
     def emit(self, record: logging.LogRecord) -> None:
-        now = time.monotonic()
+        now = self._clock.monotonic()
         if now - self._second >= 1.0:
             self.tell_dropped()
             self._second, self._count = now, 0
@@ -141,7 +144,7 @@ class LogForwarder(logging.Handler):
         if self._dropped:
             text = f"{self._dropped} log records dropped: more than {LOG_LINES_PER_S} a second"
             self._dropped = 0
-            self._send(logging.WARNING, "worker_runtime.child", text, time.time(), None)
+            self._send(logging.WARNING, "worker_runtime.child", text, self._clock.wall(), None)
 
     def _send(
         self, level: int, logger: str, message: str, created: float, exception: str | None

@@ -8,7 +8,6 @@ import os
 import pickle
 import signal
 import socket
-import time
 from collections import deque
 from typing import Any
 
@@ -47,6 +46,7 @@ class ChildProcess:
         self, keeper: ChildKeeper[ChildProcess], line: WorkLine[ChildProcess], token: int
     ) -> None:
         self._keeper = keeper
+        self._monotonic = keeper.clock.monotonic
         self._line = line
         self.token = token
         self.pid: int | None = None
@@ -59,7 +59,7 @@ class ChildProcess:
         self.in_flight: deque[Work] = deque()  # the first is running
         self.was_ready = False
         self.jobs_done = 0
-        self.started_at = self.idle_since = time.monotonic()
+        self.started_at = self.idle_since = self._monotonic()
         self.busy_since = 0.0
         self.memory_bytes = 0
         self.leave_reason: str | None = None
@@ -214,7 +214,7 @@ class ChildProcess:
 
     def _begin(self, work: Work) -> None:
         """`work` is the first in the child: from now on it is what runs there."""
-        self.busy_since = time.perf_counter()
+        self.busy_since = self._monotonic()
         self.leave_reason = None
         self._messages.begin_job(work.job)
         if not work.has_begun:
@@ -254,14 +254,14 @@ class ChildProcess:
         """Copy a chunk and let the loop run; after the last, send the request."""
         if self._upload is not upload:  # cancelled
             return
-        began = time.perf_counter()
+        began = self._monotonic()
         try:
             more = upload.step()
         except OSError as error:
             self._cancel_upload()
             self._finish(work, 0.0, None, error)
             return
-        self._line.transfer_s += time.perf_counter() - began
+        self._line.transfer_s += self._monotonic() - began
         if more:
             self._keeper.loop.call_soon(self._upload_next, work, upload)
             return
@@ -365,7 +365,7 @@ class ChildProcess:
 
     def _finish(self, work: Work, run_s: float, result: Any, error: BaseException | None) -> None:
         """Give the child its next work first, so that it runs while this result is decoded."""
-        now = time.perf_counter()
+        now = self._monotonic()
         if self._timer is not None and not self.is_doomed:
             self._cancel_timer()
         if run_s:

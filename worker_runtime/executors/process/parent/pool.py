@@ -13,13 +13,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import time
 from collections import deque
 from collections.abc import Sequence
 from typing import Any
 
 import msgspec
 
+from worker_runtime.clock.source import Clock
 from worker_runtime.errors import ConfigurationError, ExecutorFull
 from worker_runtime.executors.boundary import Call
 from worker_runtime.executors.process import frames
@@ -51,12 +51,16 @@ class ProcessExecutor:
     needs_context = False
 
     def __init__(
-        self, tasks: Sequence[TaskDefinition], settings: ProcessSettings | None = None
+        self,
+        tasks: Sequence[TaskDefinition],
+        clock: Clock,
+        settings: ProcessSettings | None = None,
     ) -> None:
         """Raises ConfigurationError for limits out of range, and for a task or setup that a child
         could not import."""
+        self._monotonic = clock.monotonic
         self._limits = limits = _checked(settings or ProcessSettings())
-        self._supervisor = Supervisor(catalogue(tasks, limits.setup), limits, self)
+        self._supervisor = Supervisor(catalogue(tasks, limits.setup), limits, self, clock)
         self.stop_grace_s = limits.grace_s + limits.term_grace_s + _CLOSE_MARGIN_S
         self._loop: asyncio.AbstractEventLoop
         self._idle: list[ChildProcess] = []  # the most recently used last; some may have left
@@ -84,7 +88,7 @@ class ProcessExecutor:
             raise ExecutorFull("the process executor is closed")
         job = call.job
         label = None if job.options is None else job.options.label
-        began = time.perf_counter()
+        began = self._monotonic()
         try:
             request = frames.pack(
                 (job.task.name, job.args, job.kwargs, job.id, job.queue, job.attempt, label)
@@ -93,7 +97,7 @@ class ProcessExecutor:
             raise TypeError(
                 f"the arguments of {job.task.name!r} cannot be sent to a child process: {error}"
             ) from error
-        now = time.perf_counter()
+        now = self._monotonic()
         self._encode_s += now - began
         work = self._works[call] = Work(self, call, request, now, self._loop)
         child = self._idle_child()
@@ -188,7 +192,7 @@ class ProcessExecutor:
                 self._prefetch(child)
             return
         else:
-            child.idle_since = time.monotonic()
+            child.idle_since = self._monotonic()
             self._idle.append(child)
             return
         self._supervisor.fill()
@@ -237,7 +241,7 @@ class ProcessExecutor:
 
     def _run_next(self, child: ChildProcess) -> None:
         work = self._waiting.popleft()
-        self._queue_wait_s += time.perf_counter() - work.queued_at
+        self._queue_wait_s += self._monotonic() - work.queued_at
         child.run(work)
 
     def _prefetch(self, child: ChildProcess) -> None:
@@ -256,7 +260,7 @@ class ProcessExecutor:
     def _reclaim(self) -> None:
         """Take back what waits in a child behind a job that is not so short after all."""
         self._reclaim_timer = None
-        since = time.perf_counter() - _RECLAIM_S
+        since = self._monotonic() - _RECLAIM_S
         lines = [c for c in self._supervisor.children.values() if len(c.in_flight) > 1]
         for child in lines:
             if child.busy_since < since:

@@ -20,6 +20,7 @@ from typing import Protocol
 
 import msgspec
 
+from worker_runtime.clock.source import Clock
 from worker_runtime.errors import ConfigurationError
 from worker_runtime.executors.process import orders
 from worker_runtime.executors.process.catalogue import TaskCatalogue
@@ -67,6 +68,7 @@ class Spawner:
         self,
         catalogue: TaskCatalogue,
         listener: SpawnerListener,
+        clock: Clock,
         *,
         preload: bool,
         memory_bytes_max: int | None,
@@ -75,6 +77,7 @@ class Spawner:
     ) -> None:
         self._catalogue = catalogue
         self._listener = listener
+        self._monotonic = clock.monotonic
         self._preload = preload
         self._memory_bytes_max = memory_bytes_max
         self._threads_per_child = threads_per_child
@@ -127,9 +130,9 @@ class Spawner:
         process, self._process = self._process, None
         if process is None:
             return
-        give_up_at = self._loop.time() + _CLOSE_WITHIN_S
+        give_up_at = self._monotonic() + _CLOSE_WITHIN_S
         while process.poll() is None:
-            if self._loop.time() > give_up_at:
+            if self._monotonic() > give_up_at:
                 process.kill()
             await asyncio.sleep(0.005)
         if self._output is not None:

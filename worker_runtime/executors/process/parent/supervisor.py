@@ -7,11 +7,11 @@ import contextlib
 import logging
 import os
 import signal
-import time
 from typing import Any
 
 import psutil
 
+from worker_runtime.clock.source import Clock
 from worker_runtime.executors.process.catalogue import TaskCatalogue
 from worker_runtime.executors.process.parent.child import ChildProcess
 from worker_runtime.executors.process.parent.spawner import Spawner, describe_status, retry_delay_s
@@ -40,8 +40,13 @@ class Supervisor:
     """
 
     def __init__(
-        self, catalogue: TaskCatalogue, limits: ProcessSettings, line: WorkLine[ChildProcess]
+        self,
+        catalogue: TaskCatalogue,
+        limits: ProcessSettings,
+        line: WorkLine[ChildProcess],
+        clock: Clock,
     ) -> None:
+        self.clock = clock
         cores = os.cpu_count() or 1
         self.size_max = limits.size_max or min(256, cores)
         self.size_min = min(limits.size_min, self.size_max)
@@ -67,6 +72,7 @@ class Supervisor:
         self._spawner = Spawner(
             catalogue,
             self,
+            clock,
             preload=limits.preload,
             memory_bytes_max=limits.child_memory_bytes_max,
             threads_per_child=max(1, cores // self.size_max),
@@ -205,7 +211,7 @@ class Supervisor:
         self._last_failure = ""
         child.state = IDLE
         child.was_ready = True
-        self._start_s = time.monotonic() - child.started_at
+        self._start_s = self.clock.monotonic() - child.started_at
         self._line.child_free(child)
         self._changed.set()
 
@@ -292,7 +298,7 @@ class Supervisor:
         """Look after memory, slow starts and idleness, again and again."""
         limits = self._limits
         watches_memory = bool(limits.child_memory_bytes_max or limits.recycle_memory_bytes)
-        now = time.monotonic()
+        now = self.clock.monotonic()
         for child in list(self.children.values()):
             if child.state is STARTING and now - child.started_at > limits.start_timeout_s:
                 child.kill()
@@ -315,7 +321,7 @@ class Supervisor:
 
     def describe(self) -> list[dict[str, Any]]:
         """Each child as the API shows it."""
-        now = time.monotonic()
+        now = self.clock.monotonic()
         return [
             {
                 "pid": child.pid,

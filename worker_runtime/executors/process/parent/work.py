@@ -6,6 +6,7 @@ import asyncio
 import enum
 from typing import Any, Protocol, TypeVar
 
+from worker_runtime.clock.source import Clock
 from worker_runtime.executors.boundary import Call
 
 Child_contra = TypeVar("Child_contra", contravariant=True)
@@ -120,6 +121,7 @@ class ChildKeeper(Protocol[Child_contra]):
     """Who starts, signals and buries children."""
 
     loop: asyncio.AbstractEventLoop
+    clock: Clock
     grace_s: float
     term_grace_s: float
 

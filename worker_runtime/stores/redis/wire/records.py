@@ -8,7 +8,6 @@ over. Without it the record is arq's, to the field, and holds whatever its seria
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -143,9 +142,9 @@ def fill_ended(job: Job, found: WireResult) -> None:
         job.failure = _failure(found)
 
 
-def vanished(job: Job, text: str) -> None:
-    """End the record of a job of which Redis keeps no result."""
-    job.state, job.ended_at = FAILED, time.time()
+def vanished(job: Job, text: str, now: float) -> None:
+    """End the record of a job of which Redis keeps no result, at `now` (Unix seconds)."""
+    job.state, job.ended_at = FAILED, now
     job.failure = Failure(Reason.ERROR, "ResultNotFound", text)
 
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import sqlite3
-import time
 from collections import Counter
 
+from worker_runtime.clock.source import Clock
 from worker_runtime.stores.sqlite.batch import Batch
 from worker_runtime.stores.sqlite.file.statements import Transaction
 
@@ -29,10 +29,11 @@ class Retention:
         self._count_max = count_max
         self._ttl_s = ttl_s
         self._counts: Counter[tuple[str, bool]] = Counter()
-        self._age_checked_at = time.monotonic()
 
-    def load(self, connection: sqlite3.Connection) -> None:
-        """Count what the file holds."""
+    def load(self, connection: sqlite3.Connection, clock: Clock) -> None:
+        """Count what the file holds. Comes before `is_due` and `step`."""
+        self._clock = clock
+        self._age_checked_at = clock.monotonic()
         for is_failed, (index, condition) in _LINES.items():
             for queue, count in connection.execute(
                 f"SELECT queue, count(*) FROM worker_jobs INDEXED BY {index} "
@@ -52,11 +53,11 @@ class Retention:
         excess_max = 0 if is_idle else _EXCESS_WHILE_BUSY
         if any(count > self._count_max + excess_max for count in self._counts.values()):
             return True
-        return time.monotonic() - self._age_checked_at > _AGE_INTERVAL_S
+        return self._clock.monotonic() - self._age_checked_at > _AGE_INTERVAL_S
 
     def step(self, connection: sqlite3.Connection) -> bool:
         """Delete some of what is too much or too old. False: nothing more is due."""
-        now = time.time()
+        now = self._clock.wall()
         deleted = 0
         with Transaction(connection):
             for (queue, is_failed), count in self._counts.items():
@@ -73,7 +74,7 @@ class Retention:
                 (now, _STEP_ROWS),
             )
         if deleted < _STEP_ROWS:
-            self._age_checked_at = time.monotonic()
+            self._age_checked_at = self._clock.monotonic()
         return deleted >= _STEP_ROWS
 
     def _delete_oldest(

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from queue import Empty, SimpleQueue
 from typing import Any, NoReturn, Protocol
 
+from worker_runtime.clock.source import Clock
 from worker_runtime.errors import JobConflict, StoreUnavailable
 from worker_runtime.stores.sqlite.batch import Batch
 from worker_runtime.stores.sqlite.file.retention import Retention
@@ -118,8 +119,9 @@ class Writer:
         self.commits = self.rows = self.checkpoints = 0
         self.last_commit_s = 0.0
 
-    async def start(self) -> None:
+    async def start(self, clock: Clock) -> None:
         """Raises what opening the connection raises."""
+        self._clock = clock
         self._loop = asyncio.get_running_loop()
         opened: asyncio.Future[None] = self._loop.create_future()
         self._thread = threading.Thread(
@@ -140,7 +142,7 @@ class Writer:
     def _run(self, opened: asyncio.Future[None]) -> None:
         try:
             connection = self._open_connection()
-            self._retention.load(connection)
+            self._retention.load(connection, self._clock)
         except BaseException as error:
             self._post(settle, opened, None, error)
             return
@@ -185,7 +187,7 @@ class Writer:
             if handed_over is not None:
                 batch.absorb(handed_over)
         assert batch is not None, "called with a batch, or because one is kept back"
-        began_at = time.perf_counter()
+        began_at = self._clock.monotonic()
         try:
             missing = self._write(connection, batch)
         except sqlite3.Error as error:
@@ -198,7 +200,7 @@ class Writer:
         if self._is_lost():
             return
         self._kept = None
-        self.last_commit_s = time.perf_counter() - began_at
+        self.last_commit_s = self._clock.monotonic() - began_at
         self._count(len(batch))
         self._retention.committed(batch)
         self._post(self._listener.committed, batch, handed_over, missing)

@@ -6,7 +6,6 @@ Where a request or somebody's middleware asks for anything unusual, the response
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping
 from email.utils import formatdate
 from http import HTTPStatus
@@ -16,6 +15,32 @@ from aiohttp import HttpVersion11, hdrs, web
 from aiohttp.abc import AbstractStreamWriter
 from aiohttp.http import SERVER_SOFTWARE
 from multidict import CIMultiDict
+
+from worker_runtime.clock.source import Clock
+
+
+class Tail:
+    """What follows the body's length in the answers of one application; the date in it changes once
+    a second."""
+
+    __slots__ = ("_bytes", "_made_s", "_wall")
+
+    def __init__(self, clock: Clock) -> None:
+        self._wall = clock.wall
+        self._bytes = b""
+        self._made_s = 0
+
+    def now(self) -> bytes:
+        now_s = int(self._wall())
+        if now_s != self._made_s:
+            date = formatdate(now_s, usegmt=True)
+            self._bytes = f"\r\nDate: {date}\r\nServer: {SERVER_SOFTWARE}\r\n\r\n".encode()
+            self._made_s = now_s
+        return self._bytes
+
+
+TAIL = web.AppKey("tail", Tail)
+"""Where an application has it. In one without, answers go aiohttp's way."""
 
 
 class FixedHeaders:
@@ -49,7 +74,10 @@ class FixedHeaders:
 class _Whole(web.Response):
     """Made as a copy of what a plain response consists of; its own headers only on demand."""
 
-    __slots__ = ("_fields", "_head", "_own_headers", "_writer")  # quicker to get at than a dict
+    # Quicker to get at than a dict.
+    __slots__ = ("_fields", "_head", "_own_headers", "_tail", "_writer")
+
+    _tail: Tail
 
     def __init__(
         self, body: bytes, fields: Mapping[str, str], head: bytes, kept: Mapping[str, Any]
@@ -88,7 +116,7 @@ class _Whole(web.Response):
         body = self._body
         # The writer waits by itself only where much was written; a client that reads nothing and
         # goes on asking would fill the memory with small answers.
-        await writer.write(b"%b%d%b%b" % (self._head, len(body), _tail(), body))
+        await writer.write(b"%b%d%b%b" % (self._head, len(body), self._tail.now(), body))
         transport = writer.transport
         if transport is not None and transport.get_write_buffer_size():
             await writer.drain()
@@ -110,19 +138,9 @@ class _Whole(web.Response):
             or type(request) is not web.Request
         ):
             return False
-        return not any(app.on_response_prepare for app in request.match_info.apps)
-
-
-_tail_bytes = b""
-_tail_s = 0
-
-
-def _tail() -> bytes:
-    """What follows the body's length; the date in it changes once a second."""
-    global _tail_bytes, _tail_s
-    now_s = int(time.time())
-    if now_s != _tail_s:
-        date = formatdate(now_s, usegmt=True)
-        _tail_bytes = f"\r\nDate: {date}\r\nServer: {SERVER_SOFTWARE}\r\n\r\n".encode()
-        _tail_s = now_s
-    return _tail_bytes
+        apps = request.match_info.apps
+        tail = apps[-1].get(TAIL)  # the innermost: the one that has the route
+        if tail is None or any(app.on_response_prepare for app in apps):
+            return False
+        self._tail = tail
+        return True
