@@ -165,6 +165,18 @@ def test_a_test_is_named_after_a_module_that_is_there() -> None:
     assert about_nothing(list(CODE), TEST_FILES) == []
 
 
+def borrowing(tests: Tree) -> list[str]:
+    """Files that import from a test: what tests share lies in `support`."""
+    borrowed = re.compile(r"^from tests\.([\w.]+\.)?test_\w+ import", re.MULTILINE)
+    return [path for path, text in tests.items() if borrowed.search(text)]
+
+
+def test_tests_do_not_import_each_other() -> None:
+    assert borrowing(_tree(TESTS)) == []
+    assert borrowing({"a.py": "from tests.arq.test_worker import add\n"}) == ["a.py"]
+    assert borrowing({"a.py": "from tests.support.jobs import make_job\n"}) == []
+
+
 @pytest.mark.parametrize("path", NO_MODULE)
 def test_an_exception_is_needed(path: str) -> None:
     assert path in TEST_FILES

@@ -6,14 +6,14 @@ import asyncio
 import logging
 import os
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable
 from datetime import datetime
 from typing import Any
 
 import msgspec
 import pytest
 
+from tests.support.arq_worker import Ctx, add, enqueue, working
 from tests.support.helpers import eventually
 from tests.support.redis_server import RedisServer
 from worker_runtime import task
@@ -29,35 +29,6 @@ from worker_runtime.arq import (
     func,
 )
 from worker_runtime.arq.worker import ArqWorker
-
-Ctx = dict[str, Any]
-
-
-@asynccontextmanager
-async def working(
-    server: RedisServer, **settings: Any
-) -> AsyncIterator[tuple[ArqWorker, ArqRedis]]:
-    redis = RedisSettings(port=server.port)
-    pool = await create_pool(
-        redis,
-        job_serializer=settings.get("job_serializer"),
-        job_deserializer=settings.get("job_deserializer"),
-    )
-    try:
-        async with ArqWorker({"redis_settings": redis, **settings}) as worker:
-            yield worker, pool
-    finally:
-        await pool.aclose()
-
-
-async def add(ctx: Ctx, a: int, b: int = 1) -> int:
-    return a + b
-
-
-async def enqueue(pool: ArqRedis, *args: Any, **kwargs: Any) -> Any:
-    job = await pool.enqueue_job(*args, **kwargs)
-    assert job is not None
-    return job
 
 
 async def test_functions_get_arqs_context_where_they_can_take_it(server: RedisServer) -> None:

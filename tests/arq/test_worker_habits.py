@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from tests.arq.test_worker import Ctx, add, enqueue, working
+from tests.support.arq_worker import Ctx, add, enqueue, working
 from tests.support.helpers import eventually
 from tests.support.redis_server import RedisServer
 from worker_runtime import State

@@ -10,7 +10,7 @@ import sys
 import msgspec
 from aiohttp import web
 
-from tests.fleet.test_front import running, stand_in
+from tests.support.applications import running, stand_in
 from tests.support.fleet_worker import serving
 from tests.support.helpers import ROOT, free_port
 from worker_runtime import task

@@ -14,6 +14,7 @@ import msgspec
 import pytest
 from aiohttp import web
 
+from tests.support.applications import running, stand_in
 from tests.support.fleet_worker import Worker, serving
 from tests.support.helpers import eventually, free_port
 from worker_runtime import JobContext, task
@@ -61,29 +62,6 @@ async def fleet_of(count: int, **settings: Any) -> AsyncIterator[tuple[Fleet, li
         for n, worker in enumerate(workers):
             fleet.register(registration(f"w{n}", worker.url))
         yield fleet, workers
-
-
-@asynccontextmanager
-async def running(app: web.Application) -> AsyncIterator[str]:
-    """The application on a port of its own; gives its URL."""
-    runner = web.AppRunner(app, shutdown_timeout=0.1)
-    await runner.setup()
-    try:
-        await web.TCPSite(runner, "127.0.0.1", 0).start()
-        yield f"http://127.0.0.1:{runner.addresses[0][1]}"
-    finally:
-        await runner.cleanup()
-
-
-@asynccontextmanager
-async def stand_in(
-    reply: Callable[[web.Request], Awaitable[web.StreamResponse]],
-) -> AsyncIterator[str]:
-    """A worker that answers everything with `reply`; gives its URL."""
-    app = web.Application()
-    app.router.add_route("*", "/{path:.*}", reply)
-    async with running(app) as url:
-        yield url
 
 
 # Registry

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from tests.arq.test_worker import Ctx, enqueue, working
+from tests.support.arq_worker import Ctx, enqueue, working
 from tests.support.helpers import eventually
 from tests.support.redis_server import RedisServer
 from worker_runtime.arq import ArqRedis, RedisSettings, Retry, create_pool, func

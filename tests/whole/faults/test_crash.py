@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -13,19 +12,8 @@ from tests.support.helpers import ROOT
 from tests.whole.faults.crash import Crashes
 from tests.whole.faults.crash_worker import BREAKS
 from tests.whole.faults.ledger import Ledger
+from tests.whole.faults.strace import STRACE, needs_strace
 from worker_runtime.stores.sqlite.file.writer import EXIT_STATUS_FATAL
-
-STRACE = shutil.which("strace")
-
-
-def can_trace() -> bool:
-    if STRACE is None:
-        return False
-    probe = subprocess.run([STRACE, "-qq", "-o", "/dev/null", "true"], capture_output=True)
-    return probe.returncode == 0
-
-
-needs_strace = pytest.mark.skipif(not can_trace(), reason="strace is absent or may not trace")
 
 
 @pytest.mark.timeout(240)

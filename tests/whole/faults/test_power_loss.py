@@ -8,7 +8,7 @@ from pathlib import Path
 
 from tests.support.sqlite_stores import make_store, rows
 from tests.whole.faults.power_loss import Call, lines_until, restore, trace
-from tests.whole.faults.test_crash import STRACE, needs_strace
+from tests.whole.faults.strace import STRACE, needs_strace
 
 POINTS = 60
 WAITING = {"queued", "scheduled", "running"}
