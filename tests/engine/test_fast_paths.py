@@ -16,7 +16,7 @@ from tests.support.comparing import assert_same, events_of, record_of, tallies_o
 from tests.support.helpers import eventually
 from worker_runtime import JobContext, Limit, Retry, RunAgain, Runtime, Settings, call, task
 from worker_runtime.acceptance.options import EnqueueOptions, enqueue_options
-from worker_runtime.clock.source import Clock
+from worker_runtime.clock.source import SYSTEM, Clock
 from worker_runtime.engine.events import EventHub, Subscription
 from worker_runtime.engine.finisher import Finisher
 from worker_runtime.engine.table import JobTable
@@ -144,7 +144,7 @@ class Asked(msgspec.Struct):
 def asked(
     task: Callable[..., Any], *args: Any, is_cancelled: bool = False, **options: Any
 ) -> Asked:
-    given = enqueue_options(**options) if options else PLAIN
+    given = enqueue_options(SYSTEM, **options) if options else PLAIN
     return Asked(task, args, {}, given, is_cancelled)
 
 
