@@ -1,1 +1,1 @@
-"""A runtime, its jobs and its queues looked at, and changed while they work."""
+"""Jobs and queues looked at, and changed while they work."""
