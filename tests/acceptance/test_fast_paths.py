@@ -72,7 +72,7 @@ def asked(task: TaskRef, *args: Any, options: EnqueueOptions = PLAIN, **kwargs: 
 
 
 def with_options(**given: Any) -> Asked:
-    return asked("add", 1, options=enqueue_options(**given))
+    return asked("add", 1, options=enqueue_options(SYSTEM, **given))
 
 
 def _hold_up(runtime: Runtime) -> None:
