@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -12,7 +11,6 @@ import pytest
 from tests.support.clocks import StillClock, assembled_with
 from tests.support.helpers import eventually
 from worker_runtime import JobContext, Reason, Retry, Runtime, Settings, State, UnknownJob, task
-from worker_runtime.clock.source import Clock
 
 START = datetime(2001, 9, 9, 1, 46, 40, tzinfo=UTC)
 Make = Callable[..., Runtime]
@@ -114,22 +112,3 @@ async def test_the_history_is_kept_as_long_as_it_says(clock: StillClock) -> None
         pass_by(clock, 2)
         with pytest.raises(UnknownJob):
             await runtime.find(handle.id)
-
-
-def test_a_clock_is_the_machines_functions_themselves() -> None:
-    """What keeps one of them pays for no call in between."""
-    clock = Clock()
-    assert clock.wall is time.time
-    assert clock.monotonic is time.monotonic
-
-
-def test_unix_time_follows_the_wall_when_it_is_adjusted() -> None:
-    wall, passed = 1_000.0, 5.0
-    clock = Clock(wall=lambda: wall, monotonic=lambda: passed)
-    passed += 2
-    assert clock.unix() == 1_002.0
-    wall = 500.0
-    assert clock.unix() == 1_002.0
-    clock.adjust()
-    assert clock.unix() == 500.0
-    assert clock.now_utc() == datetime.fromtimestamp(500, UTC)

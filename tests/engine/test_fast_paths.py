@@ -16,7 +16,7 @@ from tests.support.comparing import assert_same, events_of, record_of, tallies_o
 from tests.support.helpers import eventually
 from worker_runtime import JobContext, Limit, Retry, RunAgain, Runtime, Settings, call, task
 from worker_runtime.acceptance.options import EnqueueOptions, enqueue_options
-from worker_runtime.clock.source import SYSTEM, Clock
+from worker_runtime.clock.source import SYSTEM
 from worker_runtime.engine.events import EventHub, Subscription
 from worker_runtime.engine.finisher import Finisher
 from worker_runtime.engine.table import JobTable
@@ -292,14 +292,14 @@ async def _ended(cases: Sequence[_Case], *, is_usual: bool, history: int = 100) 
         pass
 
     definitions = [define(nothing), define(brief)]
-    table = JobTable(history_count_max=history, history_ttl_s=60.0, waiters_max=100, clock=Clock())
+    table = JobTable(history_count_max=history, history_ttl_s=60.0, waiters_max=100, clock=SYSTEM)
     events = EventHub()
     finisher = Finisher(
         table,
         events,
         recorder=None if is_usual else _NoRecord(),
         outlives_process=False,
-        clock=Clock(),
+        clock=SYSTEM,
         requeue=lambda job: pytest.fail(f"{job.id} has ended"),
         crashes_max=3,
         result_bytes_max=100,

@@ -25,6 +25,10 @@ class Clock:
 
     __slots__ = ("monotonic", "offset_s", "wall")
 
+    monotonic: Callable[[], float]
+    offset_s: float
+    wall: Callable[[], float]
+
     def __init__(
         self,
         *,

@@ -8,14 +8,17 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
+import aiohttp
 import pytest
 from aiohttp import web
 
-from worker_runtime.web.wire.bodies.response import FixedHeaders
+from tests.support.clocks import StillClock
+from worker_runtime.web.wire.bodies.response import TAIL, FixedHeaders, Tail
 
 HEADERS = {"Content-Type": "application/json", "Access-Control-Allow-Origin": "*"}
 BODY = b'{"n": 1}'
 FIXED = FixedHeaders(HEADERS)
+CLOCK = StillClock(1_000_000_000.0)
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -31,6 +34,7 @@ async def aiohttps(request: web.Request) -> web.Response:
 
 @asynccontextmanager
 async def served(app: web.Application) -> AsyncIterator[int]:
+    app[TAIL] = Tail(CLOCK)
     app.router.add_route("*", "/ours", ours)
     app.router.add_route("*", "/aiohttps", aiohttps)
     runner = web.AppRunner(app)
@@ -78,6 +82,27 @@ async def test_the_bytes_are_those_that_aiohttp_writes(request_text: str) -> Non
         expected = await answer_to(port, request_text, "/aiohttps")
         assert re.match(rb"HTTP/1.[01] (200|202|503) ", expected)
         assert await answer_to(port, request_text, "/ours") == expected
+
+
+async def test_the_date_is_that_of_the_applications_clock() -> None:
+    async with served(web.Application()) as port, aiohttp.ClientSession() as session:
+        dates = []
+        for CLOCK.at in (1_000_000_000.0, 1_000_000_000.9, 1_000_000_001.0):
+            async with session.get(f"http://127.0.0.1:{port}/ours") as response:
+                dates.append(response.headers["Date"])
+    first = "Sun, 09 Sep 2001 01:46:40 GMT"
+    assert dates == [first, first, first.replace(":40", ":41")]
+
+
+async def test_without_a_clock_of_the_application_it_goes_aiohttps_way() -> None:
+    async with served(web.Application()) as port:
+        expected = await answer_to(port, REQUESTS[0], "/ours")
+    app = web.Application()
+    app.router.add_get("/inner", ours)
+    outer = web.Application()
+    outer.add_subapp("/below", app)
+    async with served(outer) as port:
+        assert await answer_to(port, REQUESTS[0], "/below/inner") == expected
 
 
 @web.middleware
