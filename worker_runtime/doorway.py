@@ -85,10 +85,10 @@ class Doorway:
         return self._intake.new_id()
 
     def make_job(self, call: Call[Any], options: EnqueueOptions) -> Job:
-        """A checked job that is not accepted yet; for `admit_together`. Raises Refused."""
+        """A checked job that is not accepted yet; for `accept_together`. Raises Refused."""
         return self._intake.make(call.task, call.args, call.kwargs, options)
 
-    async def admit_together(
+    async def accept_together(
         self, jobs: Sequence[tuple[Job, Sequence[Job]]], *, is_named: bool
     ) -> list[JobHandle[Any]]:
         """Accept jobs, each with the parents it waits for, all of them or none; `is_named` says

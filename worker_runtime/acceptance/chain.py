@@ -26,7 +26,7 @@ class ChainControl(JobControl, Protocol):
 
     def make_job(self, call: Call[Any], options: EnqueueOptions) -> Job: ...
 
-    async def admit_together(
+    async def accept_together(
         self, jobs: Sequence[tuple[Job, Sequence[Job]]], *, is_named: bool
     ) -> list[JobHandle[Any]]: ...
 
@@ -64,7 +64,7 @@ async def enqueue_chain(
             number += 1
         made.append(jobs)
     parents = [(), *made[:-1]]
-    handles = await runtime.admit_together(
+    handles = await runtime.accept_together(
         [(job, before) for jobs, before in zip(made, parents, strict=True) for job in jobs],
         is_named=is_named,
     )

@@ -49,7 +49,7 @@ class EndedJobs:
         refusal = self._refusal(job, parents, frozenset())
         if refusal is not None:
             raise refusal
-        _drop_deadline(job)
+        _drop_expiry(job)
         self._intake.check_room_for([job])
         [job] = await self._revive([(job, parents)])
         return job
@@ -65,7 +65,7 @@ class EndedJobs:
             if refusal is not None:
                 raise refusal
         for job, _ in found:
-            _drop_deadline(job)
+            _drop_expiry(job)
         self._intake.check_room_for([job for job, _ in found])
         await self._revive(found)
         return len(found)
@@ -78,7 +78,7 @@ class EndedJobs:
             ids = frozenset(job.id for job, _ in found)
             fit = [one for one in found if self._refusal(*one, ids) is None]
             for job, _ in fit:
-                _drop_deadline(job)
+                _drop_expiry(job)
             taken = fit[: self._room_for([job for job, _ in fit])]
             await self._revive(taken)
             return [job.id for job, _ in taken], len(taken) == len(fit)
@@ -212,7 +212,7 @@ class EndedJobs:
             await self._finisher.wait_shown(job)
 
 
-def _drop_deadline(job: Job) -> None:
+def _drop_expiry(job: Job) -> None:
     """Whoever asks for an old job to be run wants it run, though it is too late for its caller."""
     if job.options is not None and job.options.expires_at is not None:
         job.options = msgspec.structs.replace(job.options, expires_at=None)

@@ -9,7 +9,7 @@ from worker_runtime.clock.source import Clock
 from worker_runtime.engine.slots import Slot
 
 
-class DeadlineWatch:
+class DeadlineTimer:
     """Calls `expire(slot)` once a slot's deadline has passed.
 
     A timer per attempt would cost more than a short job does. Here an attempt arms the timer only

@@ -17,7 +17,7 @@ from typing import Any
 
 from worker_runtime.clock.source import Clock
 from worker_runtime.engine.attempt import Attempts
-from worker_runtime.engine.deadlines import DeadlineWatch
+from worker_runtime.engine.deadlines import DeadlineTimer
 from worker_runtime.engine.events import EventHub
 from worker_runtime.engine.finisher import Finisher
 from worker_runtime.engine.lines.limits import LimitedQueue
@@ -62,7 +62,7 @@ class Dispatcher:
         self._abandoned_max = abandoned_max
         self._abandoned: dict[Slot, bool] = {}  # whether its place was given to another
         self._context = copy_context()
-        self._watch = DeadlineWatch(self.running, self._expire, clock)
+        self._watch = DeadlineTimer(self.running, self._expire, clock)
         self._is_quiet = False
         self._ended = asyncio.Event()
 

@@ -105,7 +105,7 @@ class HeldJobs:
             children.append(child_id)
             return
         self._children[parent.id] = [child_id]
-        ended = self._table.watch(parent)
+        ended = self._table.wait_uncounted(parent)
         ended.add_done_callback(functools.partial(self._parent_ended, parent))
 
     def _parent_ended(self, parent: Job, ended: asyncio.Future[None]) -> None:

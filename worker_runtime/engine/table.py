@@ -79,7 +79,7 @@ class JobTable:
         self._waiting += 1
         return future
 
-    def watch(self, job: Job) -> asyncio.Future[None]:
+    def wait_uncounted(self, job: Job) -> asyncio.Future[None]:
         """`wait` for the runtime's own parts, which do not count among the callers that wait."""
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         job.waiters = [*(job.waiters or ()), future]

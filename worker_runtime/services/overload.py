@@ -87,9 +87,9 @@ class OverloadControl:
                 text = f"{gate.what} is at {gate.value:.1f} %, above {gate.limit:g} %"
                 raise self._refusal(text, job, lane, self._retry_after_s)
         if job.options is not None and job.options.expires_at is not None and not job.due_at:
-            self._check_deadline(job, lane, job.options.expires_at)
+            self._check_expiry(job, lane, job.options.expires_at)
 
-    def _check_deadline(self, job: Job, lane: Lane, expires_at: float) -> None:
+    def _check_expiry(self, job: Job, lane: Lane, expires_at: float) -> None:
         wait_s = self._forecast.wait_s(lane, job.priority)
         left_s = expires_at - self._wall()
         if wait_s is not None and wait_s > left_s:

@@ -81,7 +81,7 @@ async def test_dead_letters_run_again_in_the_next_life(tmp_path: Path) -> None:
     await kept(store, cancelled := jobs.make())
     cancel = Transition(CANCELLED, 1.0, None, Failure(None, "JobCancelled", "by hand"))
     await changed(store, cancelled, cancel)
-    assert await store.archive.run_again(["job-1", "job-2", "job-3", "x"]) == ["job-1", "job-3"]
+    assert await store.archive.revive(["job-1", "job-2", "job-3", "x"]) == ["job-1", "job-3"]
     await store.close()
     store = make_store(tmp_path)
     await store.open()

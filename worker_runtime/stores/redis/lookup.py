@@ -185,7 +185,7 @@ class Lookup:
             raise StoreUnavailable(f"Redis does not answer: {error}") from None
         return answer in (b"ended", b"told")
 
-    async def retry(self, job: Job, key: str) -> bool:
+    async def revive(self, job: Job, key: str) -> bool:
         """Queue an ended job again; False where it waits or runs. Raises StoreUnavailable."""
         now_ms = round(self._wall() * 1000)
         try:

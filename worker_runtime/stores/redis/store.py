@@ -498,7 +498,7 @@ class RedisStore:
     async def bring_back(self, jobs: Sequence[Job], revive: Callable[[], None]) -> list[Job]:
         records = []
         for job in jobs:
-            if not await self.lookup.retry(job, self.key_of(job)):
+            if not await self.lookup.revive(job, self.key_of(job)):
                 raise InvalidTransition(f"job {job.id} waits or runs again already")
             records.append(await self.find(job.id) or job)
         return records

@@ -99,7 +99,7 @@ class Archive:
         count: int = await self._call(work)
         return count
 
-    async def run_again(self, job_ids: Sequence[str]) -> list[str]:
+    async def revive(self, job_ids: Sequence[str]) -> list[str]:
         """Queue the failed and cancelled ones of these jobs (at most `IDS_MAX`) again, with a fresh
         budget; returns their ids. For a store that no runtime works on: the next to open it runs
         them. With a runtime, ask the runtime."""

@@ -211,7 +211,7 @@ class Operations(DialectDefaults):
                 self._live.starting = None
         if handle.is_new:
             logger.info("Starting operation: %s", operation_id)
-            self._live.watch(handle.job)
+            self._live.follow(handle.job)
         return {
             "success": True,
             "operation_id": operation_id,

@@ -36,7 +36,7 @@ class LiveOperations:
         self._domains = domains
         self._on_ended = on_ended
         self._queues = sorted({task.queue for task in domains.values()})
-        self._watched: dict[str, Job] = {}
+        self._followed: dict[str, Job] = {}
         self._cut_short: list[str] = []
         self.starting: str | None = None
         self.has_ended_late = False
@@ -45,11 +45,11 @@ class LiveOperations:
         """Count those that an earlier life of this worker was asked for."""
         for job in self._runtime.doorway.jobs_here():
             if job.task.domain in self._domains and not job.is_ended:
-                self.watch(job)
+                self.follow(job)
 
-    def watch(self, job: Job) -> None:
+    def follow(self, job: Job) -> None:
         """Count the operation as this worker's until it ends, and note its end."""
-        self._watched[job.id] = job
+        self._followed[job.id] = job
         try:
             self._runtime.doorway.wait(job).add_done_callback(partial(self._ended, job))
         except Unavailable as error:  # it is accepted all the same; only its end goes unnoticed
@@ -70,12 +70,12 @@ class LiveOperations:
 
     def unfinished(self) -> list[str]:
         """What the stop interrupted has ended by now, or waits in the store for the next life."""
-        return [*self._cut_short, *self._watched]
+        return [*self._cut_short, *self._followed]
 
     def _ended(self, job: Job, ended: Any) -> None:
         if ended.cancelled() or ended.exception() is not None:  # the worker stops before the job
             return
-        self._watched.pop(job.id, None)
+        self._followed.pop(job.id, None)
         if not self._runtime.is_accepting:
             if job.state is CANCELLED:
                 self._cut_short.append(job.id)
@@ -85,10 +85,10 @@ class LiveOperations:
 
     def _active(self) -> Iterator[Job]:
         """Operations that wait or run, also those that came through another door."""
-        for job in self._watched.values():
+        for job in self._followed.values():
             if not job.is_ended:
                 yield job
         for queue in self._queues:
             for job in self._runtime.doorway.running_jobs(queue):
-                if job.task.domain in self._domains and job.id not in self._watched:
+                if job.task.domain in self._domains and job.id not in self._followed:
                     yield job

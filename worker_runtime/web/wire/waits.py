@@ -12,7 +12,7 @@ class JobWaits:
     """Waits for jobs, each with a limit of its own, all on one timer: a timer each would cost a
     good part of what a short job does."""
 
-    _TICK_S = 0.01
+    _TIMER_MIN_S = 0.01
 
     def __init__(self, runtime: Runtime) -> None:
         self._runtime = runtime
@@ -44,7 +44,7 @@ class JobWaits:
         if self._timer is not None:
             self._timer.cancel()
         self._fires_at = deadline
-        delay_s = max(self._TICK_S, deadline - self._monotonic())
+        delay_s = max(self._TIMER_MIN_S, deadline - self._monotonic())
         self._timer = asyncio.get_running_loop().call_later(delay_s, self._fire)
 
     def _fire(self) -> None:
