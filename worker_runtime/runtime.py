@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import logging
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
@@ -17,7 +16,7 @@ from worker_runtime.acceptance.chain import enqueue_chain, find_chain
 from worker_runtime.acceptance.enqueuer import ConfiguredEnqueuer, Enqueuer
 from worker_runtime.acceptance.handle import JobHandle, WorkflowHandle
 from worker_runtime.acceptance.intake import PLAIN
-from worker_runtime.acceptance.options import enqueue_options, handles_in
+from worker_runtime.acceptance.options import given_options, handles_in
 from worker_runtime.acceptance.transaction import Transaction
 from worker_runtime.assembly import assemble
 from worker_runtime.control.ended_jobs import BulkResult
@@ -192,7 +191,8 @@ class Runtime(Enqueuer):
         unique_states: Iterable[State] | None = None,
         after: Sequence[JobHandle[Any]] = (),
     ) -> ConfiguredEnqueuer:
-        """An enqueuer for jobs that differ from their task's policy.
+        """An enqueuer for jobs that differ from their task's policy; docs/job_options.md has each
+        option with its range.
 
         `delay_s` or `at` (an aware datetime) say when the job becomes due; a job that has not
         started within `expires_s` seconds fails as `expired`. Both count from each enqueue.
@@ -201,29 +201,27 @@ class Runtime(Enqueuer):
         which states count) is what `enqueue` returns, its `is_new` False. The job waits until those
         in `after` have completed, and is cancelled when one of them fails. Raises InvalidJob.
         """
-        make_options = functools.partial(
-            enqueue_options,
-            self.doorway.clock,
-            job_id=job_id,
-            queue=queue,
-            priority=priority,
-            delay_s=delay_s,
-            at=at,
-            timeout_s=timeout_s,
-            retry=retry,
-            result_ttl_s=result_ttl_s,
-            expires_s=expires_s,
-            label=label,
-            key=key,
-            unique_key=unique_key,
-            unique_for_s=unique_for_s,
-            unique_states=None if unique_states is None else tuple(unique_states),
-            after=handles_in(after),
-        )
-        is_relative = delay_s is not None or expires_s is not None
-        return ConfiguredEnqueuer(
-            self.doorway, make_options(), make_options if is_relative else None
-        )
+        parents = () if after == () else handles_in(after)
+        given = {
+            "job_id": job_id,
+            "queue": queue,
+            "priority": priority,
+            "delay_s": delay_s,
+            "at": at,
+            "timeout_s": timeout_s,
+            "retry": retry,
+            "result_ttl_s": result_ttl_s,
+            "expires_s": expires_s,
+            "label": label,
+            "key": key,
+            "unique_key": unique_key,
+            "unique_for_s": unique_for_s,
+            "unique_states": unique_states,
+            "after": tuple([parent.id for parent in parents]),
+        }
+        options = given_options(self.doorway.clock, given, parents)
+        make_again = options.now if options.are_relative else None
+        return ConfiguredEnqueuer(self.doorway, options.now(), make_again)
 
     @asynccontextmanager
     async def transaction(self, *, timeout_s: float = 5.0) -> AsyncIterator[Transaction]:

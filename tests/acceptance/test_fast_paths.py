@@ -28,7 +28,7 @@ from worker_runtime import (
 )
 from worker_runtime.acceptance.call import TaskRef
 from worker_runtime.acceptance.intake import PLAIN, Intake
-from worker_runtime.acceptance.options import WIRE, EnqueueOptions, enqueue_options
+from worker_runtime.acceptance.options import WIRE, EnqueueOptions, given_options
 from worker_runtime.clock.source import SYSTEM
 
 Way = Callable[..., Any]
@@ -72,7 +72,7 @@ def asked(task: TaskRef, *args: Any, options: EnqueueOptions = PLAIN, **kwargs: 
 
 
 def with_options(**given: Any) -> Asked:
-    return asked("add", 1, options=enqueue_options(SYSTEM, **given))
+    return asked("add", 1, options=given_options(SYSTEM, given).now())
 
 
 def _hold_up(runtime: Runtime) -> None:
@@ -99,7 +99,9 @@ CASES: dict[str, list[Asked]] = {
     "expiry": [with_options(expires_s=9.0)],
     "label and key": [with_options(label="x"), with_options(key="k")],
     "given ids": [with_options(job_id="given-1"), with_options(job_id="given-2", label="x")],
-    "wrong ids": [with_options(job_id=one) for one in ("", "a b", "x" * 200)],
+    "wrong ids": [
+        asked("add", 1, options=EnqueueOptions(job_id=one)) for one in ("", "a b", "x" * 200)
+    ],
     "over a wire": [
         asked("day_after", "2024-02-28", options=WIRE),
         asked("day_after", "no day", options=WIRE),
@@ -215,7 +217,7 @@ LOOKED_UP = {
     "the same id": [with_options(job_id="given-1")] * 2,
     "an id in use": [
         with_options(job_id="given-1"),
-        asked("add", 2, options=enqueue_options(SYSTEM, job_id="given-1")),
+        asked("add", 2, options=given_options(SYSTEM, {"job_id": "given-1"}).now()),
     ],
     "another queue": [with_options(queue="mail"), with_options(queue="nowhere")],
     "later": [with_options(delay_s=0.01)],

@@ -11,7 +11,7 @@ import pytest
 
 from tests.support.clocks import SetClock, assembled_with
 from worker_runtime import InvalidJob, JobInfo, Runtime, State, call, task
-from worker_runtime.acceptance.options import enqueue_options
+from worker_runtime.acceptance.options import given_options
 from worker_runtime.clock.source import SYSTEM
 
 Start = Callable[..., Runtime]
@@ -143,7 +143,7 @@ async def test_a_refused_job_holds_no_key(start: Start) -> None:
 
 async def test_each_of_a_batch_is_unique_on_its_own(start: Start, gate: asyncio.Event) -> None:
     async with start() as runtime:
-        one, two = enqueue_options(SYSTEM, unique_key="1"), enqueue_options(SYSTEM, unique_key="2")
+        one, two = (given_options(SYSTEM, {"unique_key": key}).now() for key in "12")
         gated = call("gated")
         answers = await runtime.doorway.enqueue_each([(one, gated), (two, gated), (one, gated)])
         handles = [answer for answer in answers if not isinstance(answer, Exception)]

@@ -15,7 +15,7 @@ import pytest
 from tests.support.comparing import assert_same, events_of, record_of, tallies_of, tally_of
 from tests.support.helpers import eventually
 from worker_runtime import JobContext, Limit, Retry, RunAgain, Runtime, Settings, call, task
-from worker_runtime.acceptance.options import EnqueueOptions, enqueue_options
+from worker_runtime.acceptance.options import WIRE, EnqueueOptions, given_options
 from worker_runtime.clock.source import SYSTEM
 from worker_runtime.engine.events import EventHub, Subscription
 from worker_runtime.engine.finisher import Finisher
@@ -24,7 +24,7 @@ from worker_runtime.model.job import Job
 from worker_runtime.model.outcome import Outcome, OutcomeKind, Transition
 from worker_runtime.model.states import COMPLETED
 from worker_runtime.model.tasks.definition import define
-from worker_runtime.model.tasks.policy import JobOptions
+from worker_runtime.model.tasks.options import JobOptions
 from worker_runtime.stores.boundary import Recorded
 
 PLAIN = EnqueueOptions()
@@ -144,7 +144,7 @@ class Asked(msgspec.Struct):
 def asked(
     task: Callable[..., Any], *args: Any, is_cancelled: bool = False, **options: Any
 ) -> Asked:
-    given = enqueue_options(SYSTEM, **options) if options else PLAIN
+    given = given_options(SYSTEM, options).now() if options else PLAIN
     return Asked(task, args, {}, given, is_cancelled)
 
 
@@ -170,7 +170,7 @@ ATTEMPTS: dict[str, Callable[[], list[Asked]]] = {
         asked(add, result_ttl_s=9.0),
         asked(add, label="x", expires_s=60.0),
         asked(add, key="k"),
-        asked(add, wire=True),
+        Asked(add, options=WIRE),
     ],
 }
 

@@ -12,7 +12,7 @@ from worker_runtime import ShuttingDown, State, Unavailable
 from worker_runtime.clock.source import SYSTEM
 from worker_runtime.engine.table import JobTable
 from worker_runtime.model.job import Job, ttl_of
-from worker_runtime.model.tasks.policy import JobOptions
+from worker_runtime.model.tasks.options import JobOptions
 
 
 def make_table(*, count: int = 100, ttl_s: float = 1000.0, waiters: int = 100) -> JobTable:

@@ -19,7 +19,8 @@ from worker_runtime.model.context import JobContext, RecordReporter
 from worker_runtime.model.job import Job
 from worker_runtime.model.states import StopReason
 from worker_runtime.model.tasks.definition import TaskDefinition, define
-from worker_runtime.model.tasks.policy import JobOptions, RunIn
+from worker_runtime.model.tasks.options import JobOptions
+from worker_runtime.model.tasks.policy import RunIn
 from worker_runtime.settings import ProcessSettings
 
 _numbers = itertools.count(1)

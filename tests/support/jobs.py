@@ -7,7 +7,7 @@ import itertools
 from worker_runtime.model.job import Job
 from worker_runtime.model.states import Priority
 from worker_runtime.model.tasks.definition import TaskDefinition, define
-from worker_runtime.model.tasks.policy import JobOptions
+from worker_runtime.model.tasks.options import JobOptions
 
 _orders = itertools.count(1)
 

@@ -12,7 +12,7 @@ from worker_runtime.acceptance.options import EnqueueOptions
 from worker_runtime.errors import InvalidJob, UnknownJob
 from worker_runtime.model.job import Job
 from worker_runtime.model.job_id import check_job_id
-from worker_runtime.model.tasks.policy import JobOptions
+from worker_runtime.model.tasks.options import JobOptions
 
 JOBS_MAX = 10_000
 

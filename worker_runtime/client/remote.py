@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import math
 import random
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from datetime import datetime
 from types import TracebackType
 from typing import Any, Concatenate, Generic, ParamSpec, TypeVar, overload
@@ -36,6 +36,8 @@ from worker_runtime.model.job_id import JobIds
 from worker_runtime.model.snapshot import QueueInfo
 from worker_runtime.model.states import COMPLETED, FAILED, Priority, Reason, State
 from worker_runtime.model.tasks.definition import name_of
+from worker_runtime.model.tasks.options import as_plain
+from worker_runtime.model.tasks.policy import Retry
 
 __all__ = ["Client", "ConfiguredClient", "RemoteJob", "Retries", "WorkerUnreachable"]
 
@@ -133,25 +135,36 @@ class Client:
         delay_s: float | None = None,
         at: datetime | None = None,
         timeout_s: float | msgspec.UnsetType | None = msgspec.UNSET,
-        result_ttl_s: float | None = None,
+        retry: Retry | msgspec.UnsetType | None = msgspec.UNSET,
+        result_ttl_s: float | msgspec.UnsetType = msgspec.UNSET,
         expires_s: float | None = None,
         label: str | None = None,
+        key: str | None = None,
+        unique_key: str | None = None,
+        unique_for_s: float | None = None,
+        unique_states: Iterable[State] | None = None,
+        after: Sequence[RemoteJob[Any] | str] = (),
     ) -> ConfiguredClient:
-        """An enqueuer for jobs that differ from their task's policy; see `Runtime.options`."""
-        given: dict[str, Any] = {
-            "id": job_id,
+        """An enqueuer for jobs that differ from their task's policy; see `Runtime.options`. `after`
+        takes ids too; a `retry` cannot name exception classes. Raises InvalidJob."""
+        options = {
+            "job_id": job_id,
             "queue": queue,
-            "priority": None if priority is None else priority.name.lower(),
+            "priority": priority,
             "delay_s": delay_s,
             "at": at,
+            "timeout_s": timeout_s,
+            "retry": retry,
             "result_ttl_s": result_ttl_s,
             "expires_s": expires_s,
             "label": label,
+            "key": key,
+            "unique_key": unique_key,
+            "unique_for_s": unique_for_s,
+            "unique_states": unique_states,
+            "after": _ids_in(after),
         }
-        options = {name: value for name, value in given.items() if value is not None}
-        if timeout_s is not msgspec.UNSET:
-            options["timeout_s"] = timeout_s
-        return ConfiguredClient(self, options)
+        return ConfiguredClient(self, as_plain(self._clock, options))
 
     async def find(self, job_id: str) -> RemoteJob[Any]:
         """The handle of a job by its id. Raises UnknownJob."""
@@ -369,6 +382,13 @@ class RemoteJob(Generic[R]):
         """See `Client.cancel`."""
         self.snapshot = await self._client.cancel(self.id)
         return self.snapshot
+
+
+def _ids_in(after: Any) -> Any:
+    """Handles replaced by their ids; the rest as it is, to be refused with the other options."""
+    if not isinstance(after, Iterable) or isinstance(after, str):
+        return after
+    return tuple(one.id if isinstance(one, RemoteJob) else one for one in after)
 
 
 def _quoted(text: str) -> str:

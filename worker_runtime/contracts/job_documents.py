@@ -3,37 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import datetime
 from typing import Any
 
 import msgspec
 
 from worker_runtime.model.snapshot import AttemptInfo, JobInfo
+from worker_runtime.model.tasks.options import PlainOptions
 
 
-class NewJob(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True, gc=False):
-    """A job to be. All but `task` may be left out; then it is as the task's policy says.
+class NewJob(PlainOptions):
+    """A job to be: a call and its options. All but `task` may be left out; then it is as the task's
+    policy says.
 
-    `timeout_s: null` means no limit. `at` is a time with an offset, instead of `delay_s`. `after`
-    names kept jobs that have to complete first. `Runtime.options` says what the rest means.
+    Null means "not given", but no limit as `timeout_s` and no retry as `retry`. `at` is a time with
+    an offset. `after` names kept jobs by their ids.
     """
 
     task: str
-    args: list[Any] = []
+    args: list[Any] = msgspec.field(default_factory=list)
     kwargs: dict[str, Any] | None = None
-    id: str | None = None
-    queue: str | None = None
-    priority: str | None = None
-    delay_s: float | None = None
-    at: datetime | None = None
-    timeout_s: float | msgspec.UnsetType | None = msgspec.UNSET
-    result_ttl_s: float | msgspec.UnsetType = msgspec.UNSET
-    expires_s: float | None = None
-    label: str | None = None
-    key: str | None = None
-    unique_key: str | None = None
-    unique_for_s: float | None = None
-    after: tuple[str, ...] = ()
 
 
 class JobDocument(JobInfo, frozen=True, gc=False):

@@ -13,7 +13,8 @@ from msgspec import UNSET
 from worker_runtime.model.activity import Activity, Failure
 from worker_runtime.model.states import QUEUED, State
 from worker_runtime.model.tasks.definition import TaskDefinition
-from worker_runtime.model.tasks.policy import NO_RETRY, JobOptions, Retry
+from worker_runtime.model.tasks.options import JobOptions
+from worker_runtime.model.tasks.policy import NO_RETRY, Retry
 
 
 class Job(msgspec.Struct, gc=False, eq=False, weakref=False):

@@ -21,8 +21,7 @@ class Priority(enum.IntEnum):
         try:
             return cls[name.upper()]
         except KeyError:
-            allowed = ", ".join(p.name.lower() for p in reversed(cls))
-            raise ValueError(f"priority must be one of {allowed}, not {name!r}") from None
+            raise ValueError(no_priority(name)) from None
 
 
 class State(enum.StrEnum):
@@ -78,10 +77,10 @@ class StopReason(enum.StrEnum):
     SHUTDOWN = "shutdown"
 
 
+PRIORITY_NAMES = tuple(p.name.lower() for p in Priority)
+
+
 def no_priority(value: object) -> str:
     """What is wrong with a value that is no Priority, for an error."""
-    names = ", ".join(p.name for p in Priority)
-    return f"priority must be a Priority, not {repr(value)[:100]}; there are {names}"
-
-
-PRIORITY_NAMES = tuple(p.name.lower() for p in Priority)
+    names = ", ".join(reversed(PRIORITY_NAMES))
+    return f"priority must be a Priority, not {repr(value)[:100]}: one of {names}"

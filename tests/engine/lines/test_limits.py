@@ -24,7 +24,7 @@ from worker_runtime import (
 )
 from worker_runtime.clock.source import SYSTEM
 from worker_runtime.engine.lines.limits import LimitedQueue, Limits
-from worker_runtime.model.tasks.policy import JobOptions
+from worker_runtime.model.tasks.options import JobOptions
 
 
 class Crowd:

@@ -36,7 +36,7 @@ from worker_runtime import (
     task,
 )
 from worker_runtime.acceptance.options import EnqueueOptions
-from worker_runtime.model.tasks.policy import JobOptions
+from worker_runtime.model.tasks.options import JobOptions
 from worker_runtime.stores.redis.store import RedisStore
 
 

@@ -28,7 +28,8 @@ from worker_runtime.model.job import Job
 from worker_runtime.model.outcome import Transition
 from worker_runtime.model.registry import TaskRegistry
 from worker_runtime.model.states import COMPLETED, FAILED, QUEUED, SCHEDULED, Reason
-from worker_runtime.model.tasks.policy import JobOptions, Retry
+from worker_runtime.model.tasks.options import JobOptions
+from worker_runtime.model.tasks.policy import Retry
 from worker_runtime.stores.sqlite.exception_names import exception_class
 from worker_runtime.stores.sqlite.file.schema import MIGRATIONS
 from worker_runtime.stores.sqlite.file.statements import insert
@@ -173,6 +174,43 @@ def test_options_come_back_with_their_exception_classes() -> None:
     assert back(row_of(job), tasks).options == job.options
     job.options = JobOptions(retry=None, expires_at=9.0, sent='{"n": 1}')
     assert back(row_of(job), tasks).options == job.options
+
+
+def test_options_stand_in_a_file_as_earlier_releases_wrote_them() -> None:
+    tasks = registry(plain)
+    job = made(tasks, "plain", 1)
+    job.options = JobOptions(
+        timeout_s=None,
+        retry=Retry(max_attempts=7, only_for=(ValueError, msgspec.ValidationError)),
+        result_ttl_s=5.0,
+        expires_at=9.0,
+        label="l",
+        key="k",
+        unique_key="u",
+        after=("a", "b"),
+        takes_results="one",
+        sent="{}",
+    )
+    stored = dict(zip(ALL, row_of(job), strict=True))["options"]
+    retry = {"max_attempts": 7, "delay_s": 1.0, "factor": 2.0, "delay_max_s": 600.0, "jitter": 0.25}
+    assert bytes(stored) == msgspec.msgpack.encode(
+        {
+            "timeout_s": None,
+            "retry": {**retry, "only_for": ["builtins.ValueError", "msgspec.ValidationError"]},
+            "result_ttl_s": 5.0,
+            "expires_at": 9.0,
+            "label": "l",
+            "key": "k",
+            "unique_key": "u",
+            "after": ["a", "b"],
+            "takes_results": "one",
+            "sent": "{}",
+        }
+    )
+    assert back(row_of(job), tasks).options == job.options
+    job.options = JobOptions(retry=Retry(), label="half \ud800")
+    kept = back(row_of(job), tasks).options
+    assert kept == JobOptions(retry=Retry(), label="half ?")
 
 
 def test_an_exception_of_an_unloaded_module_matches_by_name() -> None:

@@ -32,7 +32,7 @@ from worker_runtime import (
     call,
 )
 from worker_runtime.model.activity import Counts
-from worker_runtime.model.tasks.policy import JobOptions
+from worker_runtime.model.tasks.options import JobOptions
 
 STORED = Path(written.__file__).with_suffix(".sqlite")
 

@@ -199,7 +199,7 @@ async def test_the_same_id_is_the_same_job_and_another_payload_a_conflict(worker
         (b'{"task":"add","args":{}}', 422, "invalid_body", "`args`"),
         (b'{"task":"add","kwargs":[]}', 422, "invalid_body", "`kwargs`"),
         (b'{"task":"add","args":[1],"priority":"urgent"}', 422, "invalid_job", "one of low, "),
-        (b'{"task":"add","args":[1],"priority":2}', 422, "invalid_body", "`priority`"),
+        (b'{"task":"add","args":[1],"priority":2}', 422, "invalid_job", "priority must be a"),
         (b'{"task":"add","args":[1],"delay_s":-1}', 422, "invalid_job", "delay_s"),
         (b'{"task":"add","args":[1],"delay_s":1e999}', 422, "invalid_body", "`delay_s`"),
         (b'{"task":"add","args":[1],"timeout_s":0}', 422, "invalid_job", "timeout_s"),

@@ -1,1 +1,1 @@
-"""What a task is: a function, how it may be called, and the policy its jobs run under."""
+"""What a task is: a function, how it may be called, its policy, and the options of its jobs."""

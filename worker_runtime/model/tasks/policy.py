@@ -1,10 +1,11 @@
-"""How a task's jobs are run, and what one job changes of it. Checked when it is made."""
+"""How a task's jobs are run. Checked when it is made."""
 
 from __future__ import annotations
 
+import math
 import random
 import re
-from typing import Literal
+from typing import Literal, TypeGuard
 
 import msgspec
 
@@ -20,9 +21,23 @@ OnCrash = Literal["retry", "fail"]
 TASK_NAME_PATTERN = r"[A-Za-z0-9._:<>-]{1,128}"  # `<` and `>`: qualified names of inner functions
 
 
+def is_number(value: object) -> TypeGuard[int | float]:
+    """Whether it is a number to reckon with; True and False are none."""
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
 def require(ok: bool, name: str, allowed: str, value: object) -> None:
     if not ok:
         raise ConfigurationError(f"{name} must be {allowed}, not {value!r}")
+
+
+_RETRY_NUMBERS = (
+    ("max_attempts", 1, math.inf, "at least 1"),
+    ("delay_s", 0, 1e9, "seconds, 0 or more"),
+    ("factor", 1, 1e6, "at least 1"),
+    ("delay_max_s", 0, 1e9, "0 or more"),
+    ("jitter", 0, 1, "between 0 and 1"),
+)
 
 
 class Retry(msgspec.Struct, frozen=True):
@@ -41,11 +56,11 @@ class Retry(msgspec.Struct, frozen=True):
     only_for: tuple[type[BaseException], ...] = (Exception,)
 
     def __post_init__(self) -> None:
-        require(self.max_attempts >= 1, "Retry.max_attempts", "at least 1", self.max_attempts)
-        require(0 <= self.delay_s < 1e9, "Retry.delay_s", "seconds, 0 or more", self.delay_s)
-        require(1 <= self.factor < 1e6, "Retry.factor", "at least 1", self.factor)
-        require(0 <= self.delay_max_s < 1e9, "Retry.delay_max_s", "0 or more", self.delay_max_s)
-        require(0 <= self.jitter <= 1, "Retry.jitter", "between 0 and 1", self.jitter)
+        for name, least, most, allowed in _RETRY_NUMBERS:
+            value = getattr(self, name)
+            require(is_number(value) and least <= value <= most, f"Retry.{name}", allowed, value)
+        is_whole = isinstance(self.max_attempts, int)
+        require(is_whole, "Retry.max_attempts", "a whole number", self.max_attempts)
         require(isinstance(self.only_for, tuple), "Retry.only_for", "a tuple", self.only_for)
         for kind in self.only_for:
             is_exception = isinstance(kind, type) and issubclass(kind, BaseException)
@@ -118,29 +133,6 @@ class TaskPolicy(msgspec.Struct, frozen=True):
     limit: Limit | None = None
     per_key: Limit | None = None
     domain: str | None = None
-
-
-class JobOptions(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What one job overrides of its task's policy, and what only a job can have.
-
-    UNSET means: as the task says. `expires_at` is Unix seconds: a job that has not started by then
-    fails as `expired`. `label` is free text shown back to whoever asks; `key` names whose limits
-    count; `unique_key` is what no second job may have (see `Runtime.options`). The job is held
-    until those with the ids in `after` have completed; `takes_results` puts the first one's result,
-    or a list of all, before its own arguments. `sent` is the call as JSON text, for a door that
-    shows it as it came where the arguments do not tell.
-    """
-
-    timeout_s: float | msgspec.UnsetType | None = msgspec.UNSET
-    retry: Retry | msgspec.UnsetType | None = msgspec.UNSET
-    result_ttl_s: float | msgspec.UnsetType = msgspec.UNSET
-    expires_at: float | None = None
-    label: str | None = None
-    key: str | None = None
-    unique_key: str | None = None
-    after: tuple[str, ...] = ()
-    takes_results: Literal["one", "all"] | None = None
-    sent: str | None = None
 
 
 def qualified_name(kind: type) -> str:

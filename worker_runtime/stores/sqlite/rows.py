@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any
 
 import msgspec
 
@@ -20,7 +20,8 @@ from worker_runtime.model.job import Job, ttl_of
 from worker_runtime.model.outcome import Transition, with_ended_attempt
 from worker_runtime.model.states import QUEUED, RUNNING, SCHEDULED, TERMINAL_STATES, State
 from worker_runtime.model.tasks.definition import TaskDefinition
-from worker_runtime.model.tasks.policy import JobOptions, Retry, qualified_name
+from worker_runtime.model.tasks.options import JobOptions
+from worker_runtime.model.tasks.policy import qualified_name
 from worker_runtime.stores.sqlite.exception_names import exception_class
 
 Columns = tuple[Any, ...]
@@ -72,34 +73,17 @@ _SCHEDULED, _QUEUED, _RUNNING = str(SCHEDULED), str(QUEUED), str(RUNNING)
 
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder().decode
-_fields_of = msgspec.structs.asdict
 
 
-class StoredRetry(msgspec.Struct, frozen=True):
-    """`Retry` with its exception classes by name."""
-
-    max_attempts: int
-    delay_s: float
-    factor: float
-    delay_max_s: float
-    jitter: float
-    only_for: tuple[str, ...]
+def _class_name(value: Any) -> str:
+    """For the classes in `Retry.only_for`, which are all that needs a hook."""
+    if isinstance(value, type) and issubclass(value, BaseException):
+        return qualified_name(value)
+    raise NotImplementedError(f"no encoding for {value!r:.100}")
 
 
-class StoredOptions(msgspec.Struct, frozen=True, omit_defaults=True):
-    """`JobOptions` as stored: the same fields, spelled again because files of earlier releases hold
-    them. What has no field here cannot be stored, and raises TypeError."""
-
-    timeout_s: float | msgspec.UnsetType | None = msgspec.UNSET
-    retry: StoredRetry | msgspec.UnsetType | None = msgspec.UNSET
-    result_ttl_s: float | msgspec.UnsetType = msgspec.UNSET
-    expires_at: float | None = None
-    label: str | None = None
-    key: str | None = None
-    unique_key: str | None = None
-    after: tuple[str, ...] = ()
-    takes_results: Literal["one", "all"] | None = None
-    sent: str | None = None
+def _named_class(_: Any, name: str) -> type[BaseException]:
+    return exception_class(name)
 
 
 class StoredActivity(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -112,7 +96,8 @@ class StoredActivity(msgspec.Struct, frozen=True, omit_defaults=True):
     metrics_dropped: int = 0
 
 
-_decode_options = msgspec.msgpack.Decoder(StoredOptions).decode
+_encode_words = msgspec.msgpack.Encoder(enc_hook=_class_name).encode
+_decode_options = msgspec.msgpack.Decoder(JobOptions, dec_hook=_named_class).decode
 _decode_failure = msgspec.msgpack.Decoder(Failure).decode
 _decode_activity = msgspec.msgpack.Decoder(StoredActivity).decode
 
@@ -150,7 +135,7 @@ def new_row(job: Job, payload: bytes) -> list[Any]:
         int(job.priority),
         job.created_at,
         bytearray(payload),
-        NO_BYTES if options is None else _encode_text(_stored_options(options)),
+        NO_BYTES if options is None else _encode_text(options),
         int(job.must_encode),
         _SCHEDULED if due_at > job.created_at else _QUEUED,
         0,
@@ -231,13 +216,14 @@ def _encode_ended(activity: Activity) -> bytearray:
     return _encode_text(StoredActivity(activity.progress, list(activity.attempts), newest, dropped))
 
 
-def _encode_text(words: Failure | StoredActivity | StoredOptions) -> bytearray:
+def _encode_text(words: Failure | StoredActivity | JobOptions) -> bytearray:
     """MessagePack of a struct whose texts users wrote; half a surrogate pair has no encoding and
     must not keep a job from ending."""
     try:
-        return bytearray(_encode(words))
+        return bytearray(_encode_words(words))
     except UnicodeEncodeError:
-        return bytearray(_encode(_encodable(msgspec.to_builtins(words))))
+        plain = msgspec.to_builtins(words, enc_hook=_class_name)
+        return bytearray(_encode(_encodable(plain)))
 
 
 def _encodable(value: Any) -> Any:
@@ -253,14 +239,6 @@ def _keep_until(job: Job, ended_at: float) -> float:
     return NO_TIME if ttl_s is None else ended_at + ttl_s
 
 
-def _stored_options(options: JobOptions) -> StoredOptions:
-    fields = _fields_of(options)
-    if isinstance(options.retry, Retry):
-        names = tuple(qualified_name(kind) for kind in options.retry.only_for)
-        fields["retry"] = StoredRetry(**{**_fields_of(options.retry), "only_for": names})
-    return StoredOptions(**fields)
-
-
 # Out of a row
 
 
@@ -273,7 +251,7 @@ def decode_job(row: Columns, tasks: Callable[[str], TaskDefinition], *, checked:
     """
     task = tasks(row[2])
     args, kwargs = _decode(row[6])
-    options = None if row[7] is None else _options(_decode_options(row[7]))
+    options = None if row[7] is None else _decode_options(row[7])
     bound, named = tuple(args), kwargs
     if options is None or options.takes_results is None:  # else some arguments are still to come
         try:
@@ -306,11 +284,3 @@ def _result(encoded: bytes, task: TaskDefinition) -> Any:
         return msgspec.convert(value, task.signature.returns)
     except (msgspec.ValidationError, RecursionError):
         return value
-
-
-def _options(stored: StoredOptions) -> JobOptions:
-    fields = _fields_of(stored)
-    if isinstance(stored.retry, StoredRetry):
-        classes = tuple(exception_class(name) for name in stored.retry.only_for)
-        fields["retry"] = Retry(**{**_fields_of(stored.retry), "only_for": classes})
-    return JobOptions(**fields)

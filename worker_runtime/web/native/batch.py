@@ -12,10 +12,16 @@ from worker_runtime.acceptance.call import Call
 from worker_runtime.acceptance.handle import JobHandle
 from worker_runtime.acceptance.options import EnqueueOptions
 from worker_runtime.contracts.job_documents import BatchItem, NewJob
-from worker_runtime.errors import WorkerRuntimeError
+from worker_runtime.errors import InvalidJob, WorkerRuntimeError
 from worker_runtime.runtime import Runtime
 from worker_runtime.settings import Settings
-from worker_runtime.web.native.accepting import asked_wait_s, ended_within, options_of, parents_of
+from worker_runtime.web.native.accepting import (
+    JobBody,
+    asked_wait_s,
+    ended_within,
+    options_of,
+    parents_of,
+)
 from worker_runtime.web.native.documents import document_of
 from worker_runtime.web.wire.bodies.answers import answer, encode_json
 from worker_runtime.web.wire.bodies.media import is_msgpack, media_type, wants_msgpack
@@ -37,7 +43,7 @@ class Batches:
         self._waits = waits
         self._result_bytes_max = settings.result_bytes_max
         self._bytes_max = bytes_max = settings.payload_bytes_max
-        self._item: Body[NewJob] = Body(NewJob, bytes_max=bytes_max, name="job")
+        self._item = JobBody(bytes_max, name="job")
         self._items: Body[list[NewJob]] = Body(list[NewJob], bytes_max=bytes_max)
         self._raw_items: Body[list[msgspec.Raw]] = Body(list[msgspec.Raw], bytes_max=bytes_max)
 
@@ -59,8 +65,8 @@ class Batches:
             return web.Response(body=body, content_type=NDJSON_TYPE)
         return answer(request, answers)
 
-    async def _read(self, request: web.Request, *, lines: bool) -> Sequence[NewJob | Rejection]:
-        """The items, those that cannot be decoded as their rejections. Raises Rejection where the
+    async def _read(self, request: web.Request, *, lines: bool) -> Sequence[NewJob | Exception]:
+        """The items, those that cannot be decoded as their refusals. Raises Rejection where the
         body as a whole cannot be."""
         packed = False if lines else is_msgpack(request)
         data = await read_body(request, self._bytes_max)
@@ -75,20 +81,20 @@ class Batches:
         raw_items = self._raw_items.decode(data, packed=packed)
         return [self._decode_item(bytes(item), packed=packed) for item in raw_items]
 
-    def _decode_item(self, data: bytes, *, packed: bool = False) -> NewJob | Rejection:
+    def _decode_item(self, data: bytes, *, packed: bool = False) -> NewJob | Exception:
         try:
             return self._item.decode(data, packed=packed)
-        except Rejection as rejection:
-            return rejection
+        except (Rejection, InvalidJob) as refusal:
+            return refusal
 
     async def _enqueue(
-        self, items: Sequence[NewJob | Rejection]
+        self, items: Sequence[NewJob | Exception]
     ) -> list[JobHandle[Any] | Exception]:
         refused: dict[int, Exception] = {}
         calls: list[tuple[EnqueueOptions, Call[Any]]] = []
         for place, item in enumerate(items):
             try:
-                if isinstance(item, Rejection):
+                if isinstance(item, Exception):
                     raise item
                 call: Call[Any] = Call(item.task, tuple(item.args), item.kwargs or {})
                 after = await parents_of(self._runtime, item) if item.after else ()

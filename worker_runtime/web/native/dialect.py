@@ -11,17 +11,21 @@ from typing import Any
 
 from aiohttp import web
 
-from worker_runtime.contracts.job_documents import NewJob
 from worker_runtime.model.job import Job
 from worker_runtime.model.states import CANCELLED, State
 from worker_runtime.runtime import Runtime
 from worker_runtime.settings import Settings
-from worker_runtime.web.native.accepting import asked_wait_s, ended_within, options_of, parents_of
+from worker_runtime.web.native.accepting import (
+    JobBody,
+    asked_wait_s,
+    ended_within,
+    options_of,
+    parents_of,
+)
 from worker_runtime.web.native.batch import Batches
 from worker_runtime.web.native.documents import document_of, shown_job, task_document
 from worker_runtime.web.wire.bodies.answers import answer, problem
 from worker_runtime.web.wire.bodies.media import wants_msgpack
-from worker_runtime.web.wire.bodies.reading import Body
 from worker_runtime.web.wire.dialect import DialectDefaults
 from worker_runtime.web.wire.query import flag, only, whole, word
 from worker_runtime.web.wire.rejection import Rejection
@@ -42,7 +46,7 @@ class Native(DialectDefaults):
         self._prefix = prefix
         self._waits = JobWaits(runtime)
         self._result_bytes_max = settings.result_bytes_max
-        self._new_job: Body[NewJob] = Body(NewJob, bytes_max=settings.payload_bytes_max)
+        self._new_job = JobBody(settings.payload_bytes_max)
         self._batches = Batches(runtime, settings, self._waits)
 
     def routes(self) -> Sequence[web.RouteDef]:

@@ -31,7 +31,7 @@ from worker_runtime.errors import ConfigurationError, UnknownJob
 from worker_runtime.model.context import METRICS_KEPT_MAX
 from worker_runtime.model.job import Job
 from worker_runtime.model.tasks.definition import TaskDefinition
-from worker_runtime.model.tasks.policy import JobOptions
+from worker_runtime.model.tasks.options import JobOptions
 from worker_runtime.runtime import Runtime
 from worker_runtime.settings import Settings
 from worker_runtime.web.operations.answers import (

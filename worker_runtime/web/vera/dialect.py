@@ -28,7 +28,7 @@ from worker_runtime.model.states import (
     Priority,
     State,
 )
-from worker_runtime.model.tasks.policy import JobOptions
+from worker_runtime.model.tasks.options import JobOptions
 from worker_runtime.runtime import Runtime
 from worker_runtime.services.resources import gpu
 from worker_runtime.settings import Settings

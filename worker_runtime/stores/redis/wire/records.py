@@ -13,13 +13,19 @@ from typing import Any
 
 import msgspec
 
-from worker_runtime.errors import InvalidArguments, InvalidJob, PayloadTooLarge
+from worker_runtime.errors import (
+    ConfigurationError,
+    InvalidArguments,
+    InvalidJob,
+    PayloadTooLarge,
+)
 from worker_runtime.model.activity import Failure
 from worker_runtime.model.job import Job
 from worker_runtime.model.outcome import Transition
 from worker_runtime.model.states import CANCELLED, COMPLETED, FAILED, Priority, Reason
 from worker_runtime.model.tasks.definition import TaskDefinition
-from worker_runtime.model.tasks.policy import JobOptions, Retry
+from worker_runtime.model.tasks.options import NAMED, NO_OPTIONS, OPTIONS, JobOptions
+from worker_runtime.model.tasks.policy import Retry
 from worker_runtime.stores.redis.leases import Lease
 from worker_runtime.stores.redis.wire.layout import (
     Wire,
@@ -30,7 +36,8 @@ from worker_runtime.stores.redis.wire.layout import (
     is_cancelled,
 )
 
-_RETRY_FIELDS = ("max_attempts", "delay_s", "factor", "delay_max_s", "jitter")
+# The fields of `JobOptions` that travel: of a caller's options, and the call as it came.
+_KEPT = (*(each.field for each in OPTIONS if each.field and each.in_redis == "kept"), "sent")
 
 
 class Records:
@@ -163,34 +170,20 @@ def _error_of(transition: Transition) -> Any:
 
 
 def _extra(job: Job) -> dict[str, Any] | None:
+    """What is kept of the job's options. Raises InvalidJob for a retry that names classes."""
     options = job.options
     if options is None:
         return None
     extra: dict[str, Any] = {}
-    if options.timeout_s is not msgspec.UNSET:
-        extra["timeout_s"] = options.timeout_s
-    if options.result_ttl_s is not msgspec.UNSET:
-        extra["result_ttl_s"] = options.result_ttl_s
-    if options.retry is not msgspec.UNSET:
-        extra["retry"] = _retry_fields(options.retry)
-    if options.expires_at is not None:
-        extra["expires_at"] = options.expires_at
-    if options.label is not None:
-        extra["label"] = options.label
-    if options.sent is not None:
-        extra["sent"] = options.sent
+    for name in _KEPT:
+        value = getattr(options, name)
+        if value is not getattr(NO_OPTIONS, name):
+            extra[name] = _plain_retry(value) if isinstance(value, Retry) else value
     return extra or None
 
 
-def _retry_fields(retry: Retry | None) -> dict[str, Any] | None:
-    if retry is None:
-        return None
-    if retry.only_for != Retry().only_for:
-        raise InvalidJob(
-            "retry: only_for names classes, which do not travel to other workers through Redis; "
-            "give it to @task(retry=...)"
-        )
-    return {name: getattr(retry, name) for name in _RETRY_FIELDS}
+def _plain_retry(retry: Retry) -> dict[str, Any]:
+    return msgspec.structs.asdict(NAMED["retry"].kind.as_plain(retry))
 
 
 def _options(extra: dict[str, Any] | None) -> JobOptions | None:
@@ -202,7 +195,7 @@ def _options(extra: dict[str, Any] | None) -> JobOptions | None:
         if isinstance(retry, dict):
             retry = Retry(**retry)
         return JobOptions(**fields, retry=retry)
-    except TypeError as error:
+    except (TypeError, ConfigurationError) as error:
         raise InvalidArguments(f"the job's options cannot be read: {error}") from None
 
 
