@@ -10,7 +10,10 @@ import pytest
 from tests.support.helpers import ROOT, run_program
 
 BLOCK = re.compile(r"^```python\n(.*?)^```\n\n```output\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-PAGES = [ROOT / "docs" / f"{name}.md" for name in ("limits_and_workflows", "testing_and_tracing")]
+PAGES = [
+    ROOT / "docs" / f"{name}.md"
+    for name in ("job_options", "limits_and_workflows", "testing_and_tracing")
+]
 PROGRAMS = [
     pytest.param(*found, id=f"{page.stem}-{number}")
     for page in PAGES
