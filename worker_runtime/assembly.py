@@ -95,11 +95,7 @@ def assemble(
     with a shared one; None: the one that the settings name. `clock` is what every part goes by;
     None: the machine's. Raises ConfigurationError."""
     clock = clock or Clock()
-    setup = given if isinstance(given, SharedSetup) else None
-    if given is None and settings.store.partition("://")[0] in _REDIS_SCHEMES:
-        setup = _redis_setup(settings)
-    store = setup.store if setup is not None else given or _store(settings)
-    assert not isinstance(store, SharedSetup)
+    store, setup = _chosen(settings, given)
     registry = TaskRegistry(
         queue=DEFAULT_QUEUE,
         timeout_s=settings.default_task_timeout_s,
@@ -192,6 +188,20 @@ def assemble(
             watchdog=watchdog,
         ),
     )
+
+
+def _chosen(
+    settings: Settings, given: Store | SharedSetup[Any] | None
+) -> tuple[Store, SharedSetup[Any] | None]:
+    """The store, and how to work with it where it hands jobs out."""
+    if isinstance(given, SharedSetup):
+        return given.store, given
+    if given is not None:
+        return given, SharedSetup(given) if given.hands_out else None
+    if settings.store.partition("://")[0] in _REDIS_SCHEMES:
+        setup = _redis_setup(settings)
+        return setup.store, setup
+    return _store(settings), None
 
 
 def _place(registry: TaskRegistry, executors: dict[str, Executor], *, is_plain: bool) -> None:
