@@ -7,6 +7,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -702,3 +703,10 @@ async def test_a_job_enqueues_another_and_awaits_it() -> None:
     async with Runtime([outer, double], concurrency=2) as runtime:
         made.append(runtime)
         assert await (await runtime.enqueue(outer, 4)).result(timeout_s=5) == 9
+
+
+def test_a_store_that_is_none_is_refused_in_words() -> None:
+    with pytest.raises(
+        ConfigurationError, match=r"store must be a URL .* not PosixPath\('jobs.db'\)"
+    ):
+        Runtime([], store=Path("jobs.db"))  # type: ignore[arg-type]

@@ -197,6 +197,10 @@ def _chosen(
     if isinstance(given, SharedSetup):
         return given.store, given
     if given is not None:
+        if not hasattr(given, "hands_out"):
+            raise ConfigurationError(
+                f"store must be a URL such as 'sqlite:///jobs.db', or a Store, not {given!r:.200}"
+            )
         return given, SharedSetup(given) if given.hands_out else None
     if settings.store.partition("://")[0] in _REDIS_SCHEMES:
         setup = _redis_setup(settings)
