@@ -706,7 +706,5 @@ async def test_a_job_enqueues_another_and_awaits_it() -> None:
 
 
 def test_a_store_that_is_none_is_refused_in_words() -> None:
-    with pytest.raises(
-        ConfigurationError, match="store must be a URL .* not PosixPath"
-    ):
+    with pytest.raises(ConfigurationError, match=r"store must be a URL .* not PosixPath"):
         Runtime([], store=Path("jobs.db"))  # type: ignore[arg-type]
