@@ -48,11 +48,9 @@ class RedisServer:
         return redis.Redis(port=self.port)
 
     def start(self) -> None:
-        log = (self._directory / "redis.log").open("ab")
-        self._process = subprocess.Popen(
-            [redis_binary(), *self._arguments], stdout=log, stderr=subprocess.STDOUT
-        )
-        log.close()
+        command = [redis_binary(), *self._arguments]
+        with (self._directory / "redis.log").open("ab") as log:
+            self._process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
         ends_at = time.monotonic() + DEADLINE_S
         with self.client() as client:
             while True:
