@@ -107,6 +107,8 @@ def _expected(kind: msgspec.inspect.Type, hint: Any, variables: _Variables) -> s
         return f"{'some' if several else 'one'} of {', '.join(words)}"
     if isinstance(kind, msgspec.inspect.BoolType):
         return "yes or no"
+    if isinstance(kind, msgspec.inspect.VarTupleType):
+        return variables.in_words or "words, separated by commas"
     if isinstance(kind, msgspec.inspect.StrType):
         most = f" of at most {kind.max_length} characters" if kind.max_length else ""
         return f"{variables.in_words or 'text'}{most}"

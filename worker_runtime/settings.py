@@ -16,6 +16,7 @@ import msgspec
 
 from worker_runtime.contracts.domains import base_url, made_up_name
 from worker_runtime.contracts.guides import GUIDES, Dialect, guide_of
+from worker_runtime.contracts.origins import ORIGIN_PATTERN
 from worker_runtime.environment import env, read_field
 from worker_runtime.errors import ConfigurationError
 from worker_runtime.model.tasks.policy import Limit
@@ -35,6 +36,13 @@ def _url(*names: str) -> msgspec.Meta:
 def _log_level(text: str) -> str:
     """The level in the letters and the word that `logging` has for it."""
     return {"WARN": "WARNING", "FATAL": "CRITICAL"}.get(text.upper(), text.upper())
+
+
+_IPV6 = r"\[?[0-9A-Fa-f]*:[0-9A-Fa-f]*:[0-9A-Fa-f:.]*\]?"
+_HostName = Annotated[str, msgspec.Meta(pattern=rf"^([A-Za-z0-9._-]+|{_IPV6})$")]
+_HOSTS_IN_WORDS = "names or addresses without ports, separated by commas"
+_Origin = Annotated[str, msgspec.Meta(pattern=ORIGIN_PATTERN)]
+_ORIGINS_IN_WORDS = "origins such as https://ui.example:8443, separated by commas"
 
 
 class QueueSettings(msgspec.Struct, frozen=True):
@@ -102,6 +110,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     dialects: Annotated[tuple[Dialect, ...], env("WORKER_DIALECTS")] = tuple(GUIDES)
     token: Annotated[str, env("WORKER_TOKEN", min_length=1)] | None = None
     allow_anonymous: Annotated[bool, env("WORKER_ALLOW_ANONYMOUS")] = False
+    hosts: Annotated[tuple[_HostName, ...], env("WORKER_HOSTS", in_words=_HOSTS_IN_WORDS)] = ()
+    cors_origins: Annotated[
+        tuple[_Origin, ...], env("WORKER_CORS_ORIGINS", in_words=_ORIGINS_IN_WORDS)
+    ] = ()
     import_modules: Annotated[tuple[str, ...], env("WORKER_IMPORT")] = ()
 
     # How much at a time

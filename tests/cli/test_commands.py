@@ -158,9 +158,13 @@ def test_what_a_target_says_wins_over_the_environment(
     monkeypatch.setenv("PORT", "7002")
     monkeypatch.setenv("QUEUE_CAPACITY", "9")
     monkeypatch.setenv("WORKER_TOKEN", "secret")
+    monkeypatch.setenv("WORKER_HOSTS", "a.example, ::1")
+    monkeypatch.setenv("WORKER_CORS_ORIGINS", "https://ui.example")
     invoke("run", f"{__name__}:own_settings")
     assert (served.settings.port, served.settings.name) == (7001, "own")
     assert served.settings.queue_capacity == 7
+    assert served.settings.hosts == ("a.example", "::1")
+    assert served.settings.cors_origins == ("https://ui.example",)
     assert served.settings.token == "secret"  # what it leaves open, the process's environment says
     invoke("run", f"{__name__}:own_settings", "--port", "7003")
     assert served.settings.port == 7003

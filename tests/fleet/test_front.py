@@ -10,6 +10,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import UTC, datetime
 from typing import Any
 
+import aiohttp
 import msgspec
 import pytest
 from aiohttp import web
@@ -41,6 +42,44 @@ def _waiting() -> Iterator[None]:
     go_on.clear()
     yield
     go_on.set()
+
+
+async def test_a_page_of_another_origin_changes_nothing_at_a_front() -> None:
+    """B5"""
+    app = web.Application()
+    async with Fleet(settings=QUICK) as fleet:
+        mount(app, fleet, manage=False, cors_origins=["https://ui.example"])
+        changing = [
+            (route.method, route.resource.canonical.replace("{", "").replace("}", ""))
+            for route in app.router.routes()
+            if route.resource is not None and route.method not in ("GET", "HEAD")
+        ]
+        assert ("POST", "/workers/register") in changing
+        async with running(app) as url, aiohttp.ClientSession() as http:
+            for method, path in changing:
+                statuses = {}
+                for headers in (
+                    {},
+                    {"Origin": "https://page.example"},
+                    {"Origin": "null"},
+                    {"Sec-Fetch-Site": "cross-site"},
+                    {"Origin": "https://ui.example", "Sec-Fetch-Site": "cross-site"},
+                    {"Origin": url},
+                ):
+                    body = msgspec.json.encode(registration("w", "http://127.0.0.1:1"))
+                    async with http.request(
+                        method, f"{url}{path}", data=body, headers=headers
+                    ) as answer:
+                        statuses[headers.get("Origin", headers.get("Sec-Fetch-Site"))] = (
+                            answer.status
+                        )
+                allowed = {statuses.pop(origin) for origin in (None, "https://ui.example", url)}
+                assert 403 not in allowed
+                assert set(statuses.values()) == {403}, path
+            async with http.get(
+                f"{url}/api/v1/workers", headers={"Origin": "https://page.example"}
+            ) as answer:
+                assert answer.status == 200
 
 
 def registration(worker_id: str, url: str, **fields: Any) -> Registration:

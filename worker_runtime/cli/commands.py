@@ -26,6 +26,8 @@ _PROCESS_FIELDS = (
     "dialects",
     "token",
     "allow_anonymous",
+    "hosts",
+    "cors_origins",
     "log_level",
     "log_format",
 )

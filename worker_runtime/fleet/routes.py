@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from typing import Any, TypeVar
 
 import msgspec
 from aiohttp import web
 
 from worker_runtime.contracts.incoming import TooManyBytes, read_at_most, truth_of
+from worker_runtime.contracts.origins import SAFE_METHODS, foreign_page, spelled_alike
 from worker_runtime.contracts.registration import CompletedOperation, Registration, StatusChange
 from worker_runtime.fleet.front import Fleet, FleetError
 
@@ -19,25 +20,35 @@ T = TypeVar("T")
 Handler = Callable[[web.Request], Awaitable[Any]]
 
 
-def mount(app: web.Application, fleet: Fleet, *, manage: bool = True) -> None:
+def mount(
+    app: web.Application, fleet: Fleet, *, manage: bool = True, cors_origins: Iterable[str] = ()
+) -> None:
     """Serve the registry, dispatch and operations of `fleet` from `app`.
 
     `manage` starts the fleet with the application and stops it with it, announced to the workers.
-    Whoever can reach these routes can register a worker: keep them on the fleet's own network.
+    Whoever can reach these routes can register a worker: keep them on the fleet's own network. A
+    web page of another origin may change nothing, unless it is one of `cors_origins`.
     """
     routes = _Routes(fleet)
-    register = _answered(routes.register)
-    app.router.add_post("/api/v1/workers/register", register)
-    app.router.add_post("/workers/register", register)
-    app.router.add_get("/api/v1/workers", _answered(routes.workers))
-    app.router.add_get("/api/v1/workers/{id}", _answered(routes.worker))
-    app.router.add_delete("/api/v1/workers/{id}", _answered(routes.remove))
-    app.router.add_post("/api/v1/{domain}/start", _answered(routes.start))
-    app.router.add_get("/api/v1/operations/{id}", _answered(routes.operation))
-    app.router.add_get("/api/v1/operations/{id}/metrics", _answered(routes.metrics))
-    app.router.add_delete("/api/v1/operations/{id}/cancel", _answered(routes.cancel))
-    app.router.add_delete("/api/v1/operations/{id}", _answered(routes.cancel))
-    app.router.add_patch("/api/v1/operations/{id}/status", _answered(routes.change_status))
+    named = spelled_alike(cors_origins)
+    for method, path, handler in (
+        ("POST", "/api/v1/workers/register", routes.register),
+        ("POST", "/workers/register", routes.register),
+        ("GET", "/api/v1/workers", routes.workers),
+        ("GET", "/api/v1/workers/{id}", routes.worker),
+        ("DELETE", "/api/v1/workers/{id}", routes.remove),
+        ("POST", "/api/v1/{domain}/start", routes.start),
+        ("GET", "/api/v1/operations/{id}", routes.operation),
+        ("GET", "/api/v1/operations/{id}/metrics", routes.metrics),
+        ("DELETE", "/api/v1/operations/{id}/cancel", routes.cancel),
+        ("DELETE", "/api/v1/operations/{id}", routes.cancel),
+        ("PATCH", "/api/v1/operations/{id}/status", routes.change_status),
+    ):
+        answer = _answered(handler, named)
+        if method == "GET":
+            app.router.add_get(path, answer)  # and HEAD
+        else:
+            app.router.add_route(method, path, answer)
     if manage:
         app.cleanup_ctx.append(_running(fleet))
 
@@ -125,15 +136,25 @@ def _data(data: Any) -> dict[str, Any]:
     return {"success": True, "data": data}
 
 
-def _answered(handler: Handler) -> Callable[[web.Request], Awaitable[web.Response]]:
+def _answered(
+    handler: Handler, named: frozenset[str]
+) -> Callable[[web.Request], Awaitable[web.Response]]:
     async def answer(request: web.Request) -> web.Response:
         try:
+            if request.method not in SAFE_METHODS:
+                _check_page(request, named)
             return _json(await handler(request), 200)
         except FleetError as error:
             headers = {"Retry-After": "5"} if error.status == 503 else None
             return _json({"detail": str(error)}, error.status, headers)
 
     return answer
+
+
+def _check_page(request: web.Request, named: frozenset[str]) -> None:
+    page = foreign_page(request.headers, named)
+    if page is not None:
+        raise FleetError(403, f"{page} may change nothing here")
 
 
 def _json(document: Any, status: int, headers: dict[str, str] | None = None) -> web.Response:

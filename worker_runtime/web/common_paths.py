@@ -18,6 +18,9 @@ from worker_runtime.web.wire.bodies.media import JSON_TYPE
 from worker_runtime.web.wire.dialect import Dialect, Refuse
 from worker_runtime.web.wire.rejection import Rejection
 
+# Who watches asks here, under whatever host it knows the worker by.
+PROBED = frozenset({"/livez", "/readyz", "/health", "/metrics", "/metrics/prometheus"})
+
 
 class CommonPaths:
     """`dialects` in their order: the first one's words, its refusals and its manner towards other

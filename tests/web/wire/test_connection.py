@@ -46,16 +46,16 @@ async def exchange(worker: Worker, sent: bytes, *, ends: bool = False) -> bytes:
     [
         b"NONSENSE\r\n\r\n",
         b"GET / HTTP/9.9\r\n\r\n",
-        b"POST /task HTTP/1.1\r\nHost: a\r\nContent-Length: -1\r\n\r\n",
-        b"POST /task HTTP/1.1\r\nHost: a\r\nContent-Length: x\r\n\r\n",
+        b"POST /task HTTP/1.1\r\nHost: localhost\r\nContent-Length: -1\r\n\r\n",
+        b"POST /task HTTP/1.1\r\nHost: localhost\r\nContent-Length: x\r\n\r\n",
         b"POST /task HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\nContent-Length: 3\r\n\r\n{}",
         b"POST /task HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\nZZ\r\n{}\r\n0\r\n",
-        b"POST /task HTTP/1.1\r\nHost: a\r\n bad: header\r\n\r\n",
-        b"GET /" + b"a" * 20_000 + b" HTTP/1.1\r\nHost: a\r\n\r\n",
-        b"GET / HTTP/1.1\r\nHost: a\r\nX: " + b"a" * 20_000 + b"\r\n\r\n",
-        b"GET http://[aaaa/ HTTP/1.1\r\nHost: a\r\n\r\n",
-        b"GET /aaaa HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n",
-        b"GET /aaaa HTTP/1.1\nHost: a\n\n",
+        b"POST /task HTTP/1.1\r\nHost: localhost\r\n bad: header\r\n\r\n",
+        b"GET /" + b"a" * 20_000 + b" HTTP/1.1\r\nHost: localhost\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost: localhost\r\nX: " + b"a" * 20_000 + b"\r\n\r\n",
+        b"GET http://[aaaa/ HTTP/1.1\r\nHost: localhost\r\n\r\n",
+        b"GET /aaaa HTTP/1.1\r\nHost: localhost\r\nHost: b\r\n\r\n",
+        b"GET /aaaa HTTP/1.1\nHost: localhost\n\n",
         b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",
     ],
 )
@@ -80,7 +80,7 @@ async def test_a_connection_that_turns_malformed_is_answered_and_closed() -> Non
     async with serving(add, dialects=("sandbox",)) as worker:
         host, _, port = worker.url.removeprefix("http://").partition(":")
         reader, writer = await asyncio.open_connection(host, int(port))
-        writer.write(b"GET /livez HTTP/1.1\r\nHost: a\r\n\r\n")
+        writer.write(b"GET /livez HTTP/1.1\r\nHost: localhost\r\n\r\n")
         assert (await reader.readuntil(b"alive\n")).startswith(b"HTTP/1.1 200 OK")
         writer.write(b"GARBAGE\r\n\r\n")
         received = await asyncio.wait_for(reader.read(), 10)
@@ -92,7 +92,7 @@ async def test_a_connection_that_turns_malformed_is_answered_and_closed() -> Non
 
 async def test_a_body_that_ends_early_is_no_job() -> None:
     async with serving(add, dialects=("sandbox",)) as worker:
-        sent = b'POST /task HTTP/1.1\r\nHost: a\r\nContent-Length: 100\r\n\r\n{"id":"a"}'
+        sent = b'POST /task HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\n\r\n{"id":"a"}'
         received = await exchange(worker, sent, ends=True)
         assert not received.startswith(b"HTTP/1.1 5")
         assert not (await worker.runtime.list_jobs()).jobs
@@ -102,9 +102,9 @@ async def test_a_body_that_ends_early_is_no_job() -> None:
 @pytest.mark.parametrize(
     "sent",
     [
-        b"POST /task HTTP/1.1\r\nHost: a\r\nContent-Length: 100\r\n\r\n{",
-        b"POST /task HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n5\r\n{",
-        b"POST /task HTTP/1.1\r\nHost: a\r\nContent-Length: 9999999999\r\n\r\n{",
+        b"POST /task HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\n\r\n{",
+        b"POST /task HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n5\r\n{",
+        b"POST /task HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9999999999\r\n\r\n{",
     ],
 )
 async def test_a_client_that_goes_away_is_no_error(
@@ -126,7 +126,9 @@ async def test_a_body_that_never_comes_is_408(monkeypatch: pytest.MonkeyPatch) -
     async with serving(add, dialects=("sandbox",)) as worker:
         host, _, port = worker.url.removeprefix("http://").partition(":")
         reader, writer = await asyncio.open_connection(host, int(port))
-        writer.write(b'POST /task HTTP/1.1\r\nHost: a\r\nContent-Length: 100\r\n\r\n{"id":"a"')
+        writer.write(
+            b'POST /task HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\n\r\n{"id":"a"'
+        )
         received = await asyncio.wait_for(reader.readuntil(b"}"), 10)
         assert received.startswith(b"HTTP/1.1 408 ")
         assert b"Connection: close" in received
@@ -138,7 +140,9 @@ async def test_a_body_without_end_is_413_as_soon_as_it_is_too_large() -> None:
     async with serving(add, dialects=("sandbox",), payload_bytes_max=1000) as worker:
         host, _, port = worker.url.removeprefix("http://").partition(":")
         reader, writer = await asyncio.open_connection(host, int(port))
-        writer.write(b"POST /task HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n")
+        writer.write(
+            b"POST /task HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n"
+        )
         for _ in range(3):
             writer.write(b"200\r\n" + b"x" * 0x200 + b"\r\n")
             await writer.drain()
@@ -149,7 +153,7 @@ async def test_a_body_without_end_is_413_as_soon_as_it_is_too_large() -> None:
         await writer.wait_closed()
 
 
-@pytest.mark.parametrize("sent", [b"", b"GET /livez HTTP/1.1\r\nHost: a\r\nX: "])
+@pytest.mark.parametrize("sent", [b"", b"GET /livez HTTP/1.1\r\nHost: localhost\r\nX: "])
 async def test_a_request_whose_headers_never_end_is_cut_off(sent: bytes) -> None:
     async with Runtime([add], settings=Settings()) as runtime:
         runner = Runner(build_app(runtime), keepalive_timeout=0.1, shutdown_timeout=1.0)
@@ -167,7 +171,7 @@ async def test_a_request_whose_headers_never_end_is_cut_off(sent: bytes) -> None
 
 async def test_requests_in_one_packet_are_answered_in_order() -> None:
     async with serving(add, dialects=("sandbox",)) as worker:
-        head = b"GET /livez HTTP/1.1\r\nHost: a\r\n"
+        head = b"GET /livez HTTP/1.1\r\nHost: localhost\r\n"
         received = await exchange(
             worker, (head + b"\r\n") * 5 + head + b"Connection: close\r\n\r\n"
         )

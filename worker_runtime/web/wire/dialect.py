@@ -1,18 +1,18 @@
-"""What a dialect is, and what stands round each of its handlers: the token, and errors as answers.
+"""What a dialect is, and what stands round its handlers: who may ask, and errors as answers.
 
 What a refusal looks like in an answer is the dialect's own affair (`Dialect.refuse`).
 """
 
 from __future__ import annotations
 
-import hmac
 import logging
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
-from aiohttp import hdrs, web
+from aiohttp import web
 from prometheus_client import Metric
 
+from worker_runtime.web.wire.access import Check
 from worker_runtime.web.wire.bodies.media import unsupported_encoding
 from worker_runtime.web.wire.cross_origin import ANY_ORIGIN
 from worker_runtime.web.wire.rejection import Rejection, rejection_of
@@ -36,7 +36,7 @@ class Dialect(Protocol):
                       at the paths that belong to no dialect, as header fields
     open, close       around the life of the app
     listening         the server listens there from now on
-    open_paths        its paths that are served without the token
+    open_paths        its paths that are served without the token and under any host, for probes
 
     `DialectDefaults` says what most of these are where a contract says nothing.
     """
@@ -84,17 +84,16 @@ class DialectDefaults:
 _NOT_DECODED = frozenset({"malformed_body", "invalid_body", "invalid_config", "too_deep"})
 
 
-def guarded(handler: Handler, refuse: Refuse, token: str | None = None) -> Handler:
-    """`handler` with its errors turned into answers and, with a `token`, asked for it first.
+def guarded(handler: Handler, refuse: Refuse, check: Check | None = None) -> Handler:
+    """`handler` with its errors turned into answers and, before it, what `check` asks.
 
     Guarantees that nothing but an answer, a cancellation or a broken connection leaves it.
     """
-    expected = None if token is None else token.encode()
 
     async def guard(request: web.Request) -> web.StreamResponse:
         try:
-            if expected is not None:
-                _check_token(request, expected)
+            if check is not None:
+                check(request)
             return await handler(request)
         except ConnectionError:  # nobody is left to answer
             raise
@@ -107,15 +106,3 @@ def guarded(handler: Handler, refuse: Refuse, token: str | None = None) -> Handl
             return refuse(request, rejection)
 
     return guard
-
-
-def _check_token(request: web.BaseRequest, expected: bytes) -> None:
-    scheme, _, given = request.headers.get(hdrs.AUTHORIZATION, "").partition(" ")
-    same = hmac.compare_digest(given.strip().encode("utf-8", "surrogateescape"), expected)
-    if scheme.lower() != "bearer" or not same:
-        raise Rejection(
-            401,
-            "unauthorized",
-            "this worker needs its token: `Authorization: Bearer ...`",
-            {"WWW-Authenticate": 'Bearer realm="worker_runtime"'},
-        )
