@@ -129,6 +129,10 @@ async def test_a_file_is_looked_into_with_and_without_its_worker(
     listed = await jobs("list", "--store", store, "--limit", "2", "--json")
     page = json.loads(listed.out)
     assert [job["task"] for job in page["jobs"]] == ["wait", "fine"]
+    for cursor in (str(2**63), "9" * 100, "1.5", "٣"):  # B26
+        wrong = await jobs("list", "--store", store, "--cursor", cursor)
+        assert (wrong.code, wrong.out) == (2, "")
+        assert f"--cursor {cursor[:40]!r} is not one that a list gave" in wrong.error
     older = await jobs("list", "--store", store, "--cursor", page["cursor"])
     assert failed in older.out
     only = json.loads((await jobs("list", "--store", store, "--state", "failed", "--json")).out)

@@ -25,11 +25,12 @@ from worker_runtime.cli.worker import (
 )
 from worker_runtime.errors import (
     ConfigurationError,
+    InvalidJob,
     InvalidTransition,
     StoreUnavailable,
     UnknownJob,
 )
-from worker_runtime.model.filter import JobFilter, states_of
+from worker_runtime.model.filter import JobFilter, place_after, states_of
 from worker_runtime.model.states import State
 
 _STATES = click.Choice([state.value for state in State])
@@ -82,9 +83,10 @@ def list_command(
         query = {"state": state, "queue": queue, "task": task, "limit": limit, "cursor": cursor}
         page = worker_at(url).ask("GET", "/v1/jobs", query)
     else:
-        if cursor is not None and not cursor.isdecimal():
-            end(f"--cursor {cursor[:40]!r} is not one that a list gave", EXIT_WRONG_USE)
-        below = None if cursor is None else int(cursor)
+        try:
+            below = place_after(cursor)
+        except InvalidJob as error:
+            end(f"--{error}", EXIT_WRONG_USE)
         wanted = JobFilter(states_of(None if state is None else State(state)), queue, task)
         page = _from_file(store, url, lambda path: page_of(path, wanted, limit, below))
     if as_json:

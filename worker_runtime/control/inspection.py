@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from worker_runtime.engine.table import JobTable
 from worker_runtime.errors import InvalidJob, UnknownJob
-from worker_runtime.model.filter import JobFilter
+from worker_runtime.model.filter import JobFilter, place_after
 from worker_runtime.model.job import Job
 from worker_runtime.model.snapshot import JobPage, describe
 from worker_runtime.stores.boundary import Store
@@ -41,8 +41,6 @@ class Inspection:
         StoreUnavailable."""
         if not 1 <= limit <= PAGE_LIMIT_MAX:
             raise InvalidJob(f"limit must be between 1 and {PAGE_LIMIT_MAX}, not {limit}")
-        if cursor is not None and not (cursor.isascii() and cursor.isdigit() and len(cursor) < 20):
-            raise InvalidJob(f"cursor {cursor[:40]!r} is not one that a list gave")
-        below = None if cursor is None else int(cursor)
+        below = place_after(cursor)
         jobs, next_below = await self._store.page(wanted, self._table, limit=limit, below=below)
         return jobs, None if next_below is None else str(next_below)

@@ -1,4 +1,4 @@
-"""Which jobs somebody means."""
+"""Which jobs somebody means, and from where on."""
 
 from __future__ import annotations
 
@@ -9,6 +9,9 @@ import msgspec
 from worker_runtime.errors import InvalidJob
 from worker_runtime.model.job import Job
 from worker_runtime.model.states import State
+
+# A place in line is a whole number that fits a row of SQLite, and is never below 0.
+PLACE_MAX = (1 << 63) - 1
 
 
 class JobFilter(msgspec.Struct, frozen=True):
@@ -37,3 +40,14 @@ def states_of(
         shown = ", ".join(sorted(map(str, states)))[:100] or "none"
         raise InvalidJob(f"state must be one of {', '.join(sorted(allowed))}, not {shown}")
     return states
+
+
+def place_after(cursor: str | None) -> int | None:
+    """The place in line below which a list goes on; None: from the newest on. Raises InvalidJob for
+    what no list can have given."""
+    if cursor is None:
+        return None
+    is_number = cursor.isascii() and cursor.isdigit() and len(cursor) <= len(str(PLACE_MAX))
+    if not is_number or int(cursor) > PLACE_MAX:
+        raise InvalidJob(f"cursor {cursor[:40]!r} is not one that a list gave")
+    return int(cursor)

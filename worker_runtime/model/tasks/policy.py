@@ -31,6 +31,9 @@ def require(ok: bool, name: str, allowed: str, value: object) -> None:
         raise ConfigurationError(f"{name} must be {allowed}, not {value!r}")
 
 
+# The most that a row of SQLite can count.
+ATTEMPTS_MAX = (1 << 63) - 1
+
 _RETRY_NUMBERS = (
     ("max_attempts", 1, math.inf, "at least 1"),
     ("delay_s", 0, 1e9, "seconds, 0 or more"),
@@ -61,6 +64,8 @@ class Retry(msgspec.Struct, frozen=True):
             require(is_number(value) and least <= value <= most, f"Retry.{name}", allowed, value)
         is_whole = isinstance(self.max_attempts, int)
         require(is_whole, "Retry.max_attempts", "a whole number", self.max_attempts)
+        can_be_kept = self.max_attempts <= ATTEMPTS_MAX
+        require(can_be_kept, "Retry.max_attempts", f"at most {ATTEMPTS_MAX}", self.max_attempts)
         require(isinstance(self.only_for, tuple), "Retry.only_for", "a tuple", self.only_for)
         for kind in self.only_for:
             is_exception = isinstance(kind, type) and issubclass(kind, BaseException)
