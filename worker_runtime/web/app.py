@@ -78,7 +78,7 @@ def build_app(runtime: Runtime, settings: Settings | None = None) -> web.Applica
         _add_route(app, route, guarded(route.handler, refuse, check), refuse)
     for dialect in dialects:
         add_dialect(app, dialect, access)
-    rest = web.route("*", "/{path:.*}", common.no_route)
+    rest = web.route("*", "/{path:(?s:.*)}", common.no_route)  # line breaks too
     _add_route(app, rest, guarded(rest.handler, problem, access.check_of(rest.method)), problem)
     app[_SERVED] = dialects
     return app

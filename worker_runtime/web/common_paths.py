@@ -16,7 +16,7 @@ from worker_runtime.runtime import Runtime
 from worker_runtime.web.wire.bodies.answers import json_response, problem
 from worker_runtime.web.wire.bodies.media import JSON_TYPE
 from worker_runtime.web.wire.dialect import Dialect, Refuse
-from worker_runtime.web.wire.rejection import Rejection
+from worker_runtime.web.wire.rejection import Rejection, not_served
 
 # Who watches asks here, under whatever host it knows the worker by.
 PROBED = frozenset({"/livez", "/readyz", "/health", "/metrics", "/metrics/prometheus"})
@@ -89,7 +89,7 @@ class CommonPaths:
                 allowed |= methods
                 refuse = self._refusals.get(resource.canonical, problem)
         if not allowed:
-            raise Rejection(404, "not_found", f"nothing is served at {request.path[:200]!r}")
+            raise not_served(request)
         listing = ", ".join(sorted(allowed))
         if request.method == hdrs.METH_OPTIONS:
             return web.Response(status=204, headers={hdrs.ALLOW: f"{listing}, OPTIONS"})

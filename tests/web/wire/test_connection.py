@@ -7,12 +7,14 @@ import gzip
 import json
 import logging
 
+import aiohttp
 import pytest
 from aiohttp import web
 
+from tests.support.applications import running
 from tests.support.fleet_worker import Worker, serving
 from worker_runtime import Runtime, Settings, task
-from worker_runtime.web import build_app
+from worker_runtime.web import build_app, mount
 from worker_runtime.web.wire.connection import Runner
 
 
@@ -207,16 +209,89 @@ async def test_a_client_that_asks_before_it_sends_is_told_to_go_on() -> None:
     assert (answer.status, answer.document["id"]) == (200, "a")
 
 
-@pytest.mark.parametrize("encoding", ["gzip", "deflate", "br", "zstd", "x-unknown"])
-@pytest.mark.parametrize("path", ["/v1/jobs", "/v1/jobs/batch", "/task", "/config"])
-async def test_a_compressed_body_is_415_and_never_unpacked(path: str, encoding: str) -> None:
-    bomb = gzip.compress(b" " * 50_000_000)
-    async with serving(echo, dialects=("sandbox",)) as worker:
+COMPRESSED = ["gzip", "deflate", "br", "zstd", "x-unknown", "GZIP", "identity,gzip"]
+BOMB = gzip.compress(b" " * 50_000_000)
+WITH_BODY = {
+    "/v1/jobs": b'{"task":"task","kwargs":{"id":"a","weight":1}}',
+    "/v1/jobs/batch": b'[{"task":"task","kwargs":{"id":"a","weight":1}}]',
+    "/task": b'{"id":"a"}',
+    "/config": b'{"queue_size":5}',
+    "/task/submit": b'{"payload":{"function":"task","kwargs":{"id":"a","weight":1}}}',
+    "/execute": b'{"type":"task","payload":{"id":"a","weight":1}}',
+    "/submit": b'{"name":"task","payload":{"id":"a","weight":1}}',
+    "/echoes/start": b'{"text":"a"}',
+    "/echoes/resume": b'{"operation_id":"a"}',
+}
+
+
+@task(domain="echoes")
+async def echoes(text: str) -> str:
+    return text
+
+
+@pytest.mark.parametrize("encoding", COMPRESSED)
+@pytest.mark.parametrize("path", WITH_BODY)
+async def test_a_body_that_is_said_to_be_compressed_is_415_whatever_it_is(
+    path: str, encoding: str
+) -> None:
+    """B32h: one that was none was taken."""
+    async with serving(echo, echoes) as worker:
         headers = {"Content-Type": "application/json", "Content-Encoding": encoding}
-        answer = await worker.ask("POST", path, data=bomb, headers=headers)
-    assert answer.status == 415
-    assert "Content-Encoding" in answer.document["detail"]
-    assert answer.headers["Accept-Encoding"] == "identity"
+        for data in (BOMB, WITH_BODY[path], b"{", b""):
+            answer = await worker.ask("POST", path, data=data, headers=headers)
+            assert answer.status == 415
+            assert "Content-Encoding" in answer.text
+            assert answer.headers["Accept-Encoding"] == "identity"
+        assert not (await worker.runtime.list_jobs()).jobs
+
+
+async def test_a_compressed_body_is_415_inside_an_application_too() -> None:
+    app = web.Application()
+    mount(app, Runtime([echo], settings=Settings()), manage=True)
+    async with running(app) as url, aiohttp.ClientSession() as http:
+        headers = {"Content-Type": "application/json", "Content-Encoding": "gzip"}
+        data = gzip.compress(WITH_BODY["/v1/jobs"])
+        async with http.post(f"{url}/v1/jobs", data=data, headers=headers) as answer:
+            assert answer.status == 415
+
+
+# Targets that no route matches
+
+
+@pytest.mark.parametrize(
+    ("request_line", "status", "code"),
+    [
+        ("CONNECT a.example:80", 405, "method_not_allowed"),
+        ("CONNECT localhost:80", 405, "method_not_allowed"),
+        ("GET http://localhost", 404, "not_found"),
+        ("GET /a%0ab", 404, "not_found"),
+        ("POST /%0A", 404, "not_found"),
+        ("GET /v1/%0a", 404, "not_found"),
+        ("OPTIONS /a%0ab", 404, "not_found"),
+    ],
+)
+async def test_what_no_route_matches_is_a_problem_document(
+    request_line: str, status: int, code: str
+) -> None:
+    """B32e: aiohttp answered these with a text of its own."""
+    async with serving(add, dialects=("sandbox",)) as worker:
+        sent = f"{request_line} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
+        head, _, body = (await exchange(worker, sent.encode())).partition(b"\r\n\r\n")
+        assert head.startswith(f"HTTP/1.1 {status} ".encode())
+        assert b"\r\nContent-Type: application/problem+json\r\n" in head
+        assert json.loads(body)["code"] == code
+        assert (b"\r\nAllow: " in head) is (status == 405)
+
+
+async def test_options_of_the_server_as_a_whole_are_its_methods() -> None:
+    """B32e"""
+    async with serving(add) as worker:
+        sent = b"OPTIONS * HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
+        received = await exchange(worker, sent)
+        routes = build_app(worker.runtime).router.routes()
+    assert received.startswith(b"HTTP/1.1 204 ")
+    methods = ", ".join(sorted({route.method for route in routes} - {"*"}))
+    assert f"\r\nAllow: {methods}\r\n".encode() in received
 
 
 async def test_a_body_that_says_it_is_plain_is_taken() -> None:

@@ -146,6 +146,11 @@ async def test_what_is_no_http_is_a_problem_on_both_ports_and_not_logged() -> No
             await writer.wait_closed()
             assert b"application/problem+json" in received
             assert b"malformed_request" in received
+            async with (  # and so is what no route matches (B32e)
+                aiohttp.ClientSession() as http,
+                http.delete(f"http://127.0.0.1:{port}/nope") as answer,
+            ):
+                assert (answer.status, answer.content_type) == (404, "application/problem+json")
         assert server.log == before
         assert await server.stop() == 0
 

@@ -238,6 +238,8 @@ class Sandbox(DialectDefaults):
         try:
             given = await self._config_body.read_as_json(request)
         except Rejection as error:
+            if error.status == 415:  # it was not read
+                raise
             raise Rejection(error.status, "invalid_config", error.detail, error.headers) from None
         changes = {field: _valid(field, value) for field, value in given.items()}
         self._runtime.resize(

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 
 from aiohttp import HttpVersion11, hdrs, web
@@ -13,9 +13,12 @@ from aiohttp.http_exceptions import InvalidURLError
 
 from worker_runtime.web.wire.bodies.answers import problem
 from worker_runtime.web.wire.dialect import Refuse
-from worker_runtime.web.wire.rejection import Rejection, rejection_of
+from worker_runtime.web.wire.rejection import Rejection, not_served, rejection_of
 
 logger = logging.getLogger("worker_runtime.web")
+
+# What one or another path has.
+_METHODS = "DELETE, GET, HEAD, OPTIONS, POST, PUT"
 
 
 class Runner(web.AppRunner):
@@ -69,6 +72,28 @@ class _Connection(web.RequestHandler):
         answer = problem(request, rejection)
         answer.force_close()
         return answer
+
+    def finish_response(
+        self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None
+    ) -> Coroutine[Any, Any, tuple[web.StreamResponse, bool]]:
+        """Send an answer; where no route took the request, ours instead of aiohttp's text."""
+        if resp.status >= 400 and isinstance(resp, web.HTTPException):
+            resp = _unrouted(request, resp)
+        return super().finish_response(request, resp, start_time)
+
+
+def _unrouted(request: web.BaseRequest, error: web.HTTPException) -> web.StreamResponse:
+    """For a target without a path, which no route matches, and for paths that a server of little
+    does not have."""
+    if request.method == hdrs.METH_OPTIONS and request.path == "*":
+        return web.Response(status=204, headers={hdrs.ALLOW: _METHODS})
+    if request.method == hdrs.METH_CONNECT:
+        detail = f"this is no proxy; allowed: {_METHODS}"
+        rejection = Rejection(405, "method_not_allowed", detail, {"Allow": _METHODS})
+        return problem(request, rejection)
+    if error.status == 404:
+        return problem(request, not_served(request))
+    return problem(request, rejection_of(error))
 
 
 def _reason(error: BaseException | None, message: str) -> str:

@@ -13,7 +13,6 @@ from aiohttp import web
 from prometheus_client import Metric
 
 from worker_runtime.web.wire.access import Check
-from worker_runtime.web.wire.bodies.media import unsupported_encoding
 from worker_runtime.web.wire.cross_origin import ANY_ORIGIN
 from worker_runtime.web.wire.rejection import Rejection, rejection_of
 
@@ -80,10 +79,6 @@ class DialectDefaults:
         pass
 
 
-# Asked only once a body could not be decoded: the header costs a request that has none nothing.
-_NOT_DECODED = frozenset({"malformed_body", "invalid_body", "invalid_config", "too_deep"})
-
-
 def guarded(handler: Handler, refuse: Refuse, check: Check | None = None) -> Handler:
     """`handler` with its errors turned into answers and, before it, what `check` asks.
 
@@ -101,8 +96,6 @@ def guarded(handler: Handler, refuse: Refuse, check: Check | None = None) -> Han
             rejection = rejection_of(error)
             if rejection.status == 500 and not isinstance(error, Rejection):
                 logger.exception("%s %s failed", request.method, request.path)
-            if rejection.code in _NOT_DECODED:
-                rejection = unsupported_encoding(request) or rejection
             return refuse(request, rejection)
 
     return guard

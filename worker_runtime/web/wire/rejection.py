@@ -38,6 +38,10 @@ class Rejection(Exception):
         self.fields = fields or {}
 
 
+def not_served(request: web.BaseRequest) -> Rejection:
+    return Rejection(404, "not_found", f"nothing is served at {request.path[:200]!r}")
+
+
 def rejection_of(error: BaseException) -> Rejection:
     """The rejection that `error` amounts to. One we did not expect is 500 and says nothing."""
     if isinstance(error, Rejection):

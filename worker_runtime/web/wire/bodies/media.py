@@ -45,13 +45,13 @@ def unsupported_type(kind: str, *allowed: str) -> Rejection:
     return Rejection(415, "unsupported_media_type", detail, headers)
 
 
-def unsupported_encoding(request: web.BaseRequest) -> Rejection | None:
-    """The rejection (415) of a body with a Content-Encoding; None where it is sent as it is."""
-    encoding = request.headers.get(hdrs.CONTENT_ENCODING, "").strip().lower()
-    if encoding in ("", "identity"):
-        return None
+def check_encoding(request: web.BaseRequest) -> None:
+    """Raises Rejection (415) for a body with a Content-Encoding, or that says so."""
+    encoding = request.headers.get(hdrs.CONTENT_ENCODING)
+    if encoding is None or encoding.strip().lower() in ("", "identity"):
+        return
     detail = f"Content-Encoding {encoding[:40]!r} is not supported; send the body as it is"
-    return Rejection(415, "unsupported_content_encoding", detail, {"Accept-Encoding": "identity"})
+    raise Rejection(415, "unsupported_content_encoding", detail, {"Accept-Encoding": "identity"})
 
 
 def wants_msgpack(request: web.BaseRequest) -> bool:

@@ -8,7 +8,7 @@ import msgspec
 from aiohttp import web
 
 from worker_runtime.contracts.incoming import TooManyBytes, read_at_most
-from worker_runtime.web.wire.bodies.media import is_msgpack
+from worker_runtime.web.wire.bodies.media import check_encoding, is_msgpack
 from worker_runtime.web.wire.bodies.nesting import is_json_deeper, is_msgpack_deeper
 from worker_runtime.web.wire.rejection import Rejection
 
@@ -20,7 +20,8 @@ DEPTH_MAX = 32
 
 async def read_body(request: web.BaseRequest, bytes_max: int) -> bytes:
     """The whole body, chunked or not. Raises Rejection: 413 above `bytes_max`, 408 when it takes
-    longer than `BODY_TIMEOUT_S` to arrive."""
+    longer than `BODY_TIMEOUT_S` to arrive, 415 where it is said to be compressed."""
+    check_encoding(request)
     content = request.content
     if content.is_eof():  # it has arrived with the headers, as small ones do
         body = content.read_nowait()
