@@ -53,8 +53,28 @@ def test_other_machines_need_a_token_or_an_explicit_word(
         check_exposure(Settings(host="0.0.0.0"))
     with pytest.raises(ConfigurationError, match=r"'no such host' is not an address"):
         check_exposure(Settings(host="no such host"))
-    check_exposure(Settings(host="0.0.0.0", token="secret"))
+    check_exposure(Settings(host="0.0.0.0", token="a secret of some length"))
     check_exposure(Settings(host="127.0.0.1"))
     assert not caplog.records
     check_exposure(Settings(host="0.0.0.0", allow_anonymous=True))
     assert "WORKER_ALLOW_ANONYMOUS" in caplog.text
+
+
+@pytest.mark.parametrize("token", ["x", "ab", "12345"])
+def test_a_token_that_is_a_slip_does_not_open_the_door_to_other_machines(token: str) -> None:
+    """B32d"""
+    words = rf"WORKER_TOKEN has only {len(token)} characters; give it at least 6"
+    with pytest.raises(ConfigurationError, match=words) as refused:
+        check_exposure(Settings(host="0.0.0.0", token=token))
+    assert repr(token) not in str(refused.value)
+    check_exposure(Settings(host="0.0.0.0", token=token, allow_anonymous=True))
+    check_exposure(Settings(host="127.0.0.1", token=token))
+
+
+def test_a_token_that_can_be_guessed_is_taken_with_a_word(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """B32d: the fleets have short ones."""
+    check_exposure(Settings(host="0.0.0.0", token="secret"))
+    assert "WORKER_TOKEN has only 6 characters and can be guessed" in caplog.text
+    assert "secret" not in caplog.text

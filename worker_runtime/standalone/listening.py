@@ -12,9 +12,19 @@ from worker_runtime.settings import Settings
 logger = logging.getLogger("worker_runtime.server")
 
 
+# Below the first a token is a slip, such as a shell's `$TOKE`; below the second somebody who can
+# send some thousand requests a second finds it.
+TOKEN_CHARS_MIN = 6
+_TOKEN_CHARS_GOOD = 16
+
+
 def check_exposure(settings: Settings) -> None:
-    """Refuse to serve other machines without a token. Raises ConfigurationError."""
-    if settings.token is not None or settings.is_loopback:
+    """Refuse to serve other machines without a token, or with one that is none to speak of. Raises
+    ConfigurationError."""
+    if settings.is_loopback:
+        return
+    if settings.token is not None:
+        _check_strength(settings)
         return
     try:
         _addresses(settings.host, settings.listen_port)
@@ -30,6 +40,22 @@ def check_exposure(settings: Settings) -> None:
         "is not",
         settings.host or "this machine",
     )
+
+
+def _check_strength(settings: Settings) -> None:
+    count = len(settings.token or "")
+    if count < TOKEN_CHARS_MIN and not settings.allow_anonymous:
+        raise ConfigurationError(
+            f"host {settings.host!r} can be reached by other machines and WORKER_TOKEN has only "
+            f"{count} characters; give it at least {TOKEN_CHARS_MIN}, or set "
+            "WORKER_ALLOW_ANONYMOUS=1 to let anyone who can connect run tasks"
+        )
+    if count < _TOKEN_CHARS_GOOD:
+        logger.warning(
+            "WORKER_TOKEN has only %d characters and can be guessed; %d random ones cannot",
+            count,
+            _TOKEN_CHARS_GOOD,
+        )
 
 
 def bind(host: str, port: int, *, option: str = "--port or PORT") -> list[socket.socket]:
