@@ -551,3 +551,66 @@ async def test_behind_another_dialect_tasks_are_not_logged(
         await worker.ask("POST", "/task/submit", document)
         await worker.runtime.join()
     assert "started" not in caplog.text
+
+
+# What JSON has no form for (the last part of B32)
+
+
+class _Odd:
+    """Nothing encodes it."""
+
+
+NOT_JSON: dict[str, Any] = {
+    "tuple key": {(1, 2): 3},
+    "null key": {None: 1},
+    "within": {"a": [{(1, 2): 3}]},
+}
+
+
+@task
+async def odd_result(name: str) -> Any:
+    return NOT_JSON[name]
+
+
+@task
+async def pass_on(value: object) -> object:
+    return value
+
+
+@pytest.mark.parametrize("store", ["memory://", "sqlite:///{path}/jobs.db"])
+@pytest.mark.parametrize("name", NOT_JSON)
+async def test_a_result_that_json_cannot_say_is_no_fault_of_the_worker(
+    name: str, store: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    url = store.format(path=tmp_path)
+    async with serving(odd_result, dialects=("vera",), store=url) as worker:
+        call = {"type": "odd_result", "id": "odd-1", "payload": {"name": name}}
+        for _ in range(2):  # the second one finds it
+            answer = await worker.ask("POST", "/execute", call)
+            document = answer.document
+            assert (answer.status, document["success"], document["data"]) == (200, False, None)
+            assert document["error"].startswith("the result cannot be encoded as JSON: ")
+            assert document["metrics"]["attempts"] == 1
+        answer = await worker.ask("GET", "/task/odd-1")
+        assert (answer.status, answer.document["status"]) == (200, "completed")
+        assert answer.document["result"] is None
+        assert answer.document["error"].startswith("the result cannot be encoded as JSON: ")
+        assert answer.document["payload"]["kwargs"] == {"name": name}
+        # In MessagePack it can be said.
+        packed = {"Accept": "application/msgpack"}
+        async with worker.http.get(f"{worker.url}/v1/jobs/odd-1", headers=packed) as shown:
+            raw = msgspec.msgpack.decode(await shown.read())
+            assert raw["state"] == "completed"
+            assert "result" in raw
+    assert not [r for r in caplog.records if r.exc_info]
+
+
+async def test_arguments_that_json_cannot_say_do_not_hide_their_task() -> None:
+    async with serving(pass_on, dialects=("vera",)) as worker:
+        for value in (_Odd(), {(1, 2): 3}):
+            job = await worker.runtime.enqueue(pass_on, value)
+            await job.result(timeout_s=5)
+            answer = await worker.ask("GET", f"/task/{job.id}")
+            assert (answer.status, answer.document["status"]) == (200, "completed")
+            assert answer.document["payload"] == {"function": "pass_on", "args": [], "kwargs": {}}
+            assert "cannot be encoded as JSON" in answer.document["error"]

@@ -231,7 +231,11 @@ class Vera(DialectDefaults):
             job = await self._runtime.job(request.match_info["task_id"])
         except UnknownJob:
             raise Rejection(404, "unknown_job", "Task not found") from None
-        return plain_json(_record(job))
+        record = _record(job)
+        try:
+            return plain_json(record)
+        except Exception:
+            return plain_json(_in_json(record, job))
 
     # The orchestrator's remote worker
 
@@ -260,11 +264,17 @@ class Vera(DialectDefaults):
         job = handle.job
         if not handle.is_new and job.state in RETRYABLE_STATES:
             job = await self._run_again(job, overrides)
-        if await self._waits.ended_within(job, timeout_s):
-            return plain_json(self._execution_answer(job, _error_text(job)))
-        late = f"did not end within {timeout_s:g} s"
-        await self._runtime.cancel(job.id, late)
-        return plain_json(self._execution_answer(job, None if job.state is COMPLETED else late))
+        error = None
+        if not await self._waits.ended_within(job, timeout_s):
+            error = f"did not end within {timeout_s:g} s"
+            await self._runtime.cancel(job.id, error)
+        document = self._execution_answer(job, error)
+        try:
+            return plain_json(document)
+        except Exception as problem:  # what only MessagePack can spell: a key that is no text
+            return plain_json(
+                {**document, "success": False, "data": None, "error": _unencodable(problem)}
+            )
 
     async def _run_again(self, job: Job, overrides: JobOptions) -> Job:
         job.options = (
@@ -277,7 +287,9 @@ class Vera(DialectDefaults):
         except InvalidTransition:  # another request for the same was faster
             return await self._runtime.job(job.id)
 
-    def _execution_answer(self, job: Job, error: str | None) -> dict[str, Any]:
+    def _execution_answer(self, job: Job, late: str | None) -> dict[str, Any]:
+        """`late` are the words for a job that was given up, unless it ended all the same."""
+        error = None if job.state is COMPLETED else late or _error_text(job)
         started_at, ended_at = job.started_at, job.ended_at
         ran_s = (ended_at or self._clock.wall()) - started_at if started_at is not None else 0.0
         return {
@@ -364,3 +376,22 @@ def _record(job: Job) -> TaskRecord:
         result=job.result if job.state is COMPLETED else None,
         error=_error_text(job),
     )
+
+
+def _in_json(record: TaskRecord, job: Job) -> TaskRecord:
+    """The record of a job that is not JSON as it is: MessagePack and Python spell what JSON cannot,
+    such as a key that is no text. What it is about stays; what is left out, `error` says."""
+    changes: dict[str, Any] = {}
+    for field, instead in (
+        ("result", None),
+        ("payload", {"function": job.task.name, "args": [], "kwargs": {}}),
+    ):
+        try:
+            encode_json(getattr(record, field))
+        except Exception as problem:
+            changes |= {field: instead, "error": record.error or _unencodable(problem, field)}
+    return msgspec.structs.replace(record, **changes)
+
+
+def _unencodable(problem: Exception, what: str = "result") -> str:
+    return f"the {what} cannot be encoded as JSON: {str(problem)[:300]}"
