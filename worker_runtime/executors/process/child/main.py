@@ -37,6 +37,7 @@ from worker_runtime.executors.process.child.reporting import (
     StandardOutput,
     small_thread,
 )
+from worker_runtime.executors.returned import finished, is_unfinished
 from worker_runtime.model.bounded import cut, error_text, traceback_text
 from worker_runtime.model.context import JobContext
 from worker_runtime.model.tasks.definition import TaskDefinition
@@ -250,7 +251,9 @@ class Child:
         if context is not None and self._stopped_serial == self._serial:
             context.stop()
         value = contextvars.copy_context().run(task.call, context, args, kwargs)
-        return self._run_coroutine(value) if type(value) is CoroutineType else value
+        if type(value) is CoroutineType:
+            value = self._run_coroutine(value)
+        return self._run_coroutine(finished(value)) if is_unfinished(value) else value
 
     def _run_coroutine(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
         """Run an async task to its end in the child's own loop, and end what it left behind."""
