@@ -18,6 +18,7 @@ from worker_runtime.contracts.domains import base_url, made_up_name
 from worker_runtime.contracts.guides import GUIDES, Dialect, guide_of
 from worker_runtime.environment import env, read_field
 from worker_runtime.errors import ConfigurationError
+from worker_runtime.model.states import JOB_ID_PATTERN
 from worker_runtime.model.tasks.policy import Limit
 
 
@@ -47,7 +48,7 @@ class QueueSettings(msgspec.Struct, frozen=True):
     aging_s      a waiting job rises one priority for each `aging_s` seconds; None: strict for ever
     """
 
-    name: Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9._:-]{1,128}$")]
+    name: Annotated[str, msgspec.Meta(pattern=f"^{JOB_ID_PATTERN}$")]
     concurrency: Annotated[int, msgspec.Meta(ge=1, le=100_000)] | None = None
     capacity: Annotated[int, msgspec.Meta(ge=1, le=100_000_000)] | None = None
     aging_s: Annotated[float, msgspec.Meta(gt=0)] | None = None

@@ -15,7 +15,6 @@ from worker_runtime.model.context import JobContext
 from worker_runtime.model.job import Job, timeout_of
 from worker_runtime.model.states import StopReason
 
-
 _UNSET = object()
 
 
