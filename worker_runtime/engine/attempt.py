@@ -16,7 +16,7 @@ from worker_runtime.errors import (
     RunAgain,
     StoreUnavailable,
 )
-from worker_runtime.executors.returned import ENDS, discard, finished, is_unfinished
+from worker_runtime.executors.returned import ENDS, discard, finished, is_unfinished, order_in
 from worker_runtime.model.activity import Failure
 from worker_runtime.model.bounded import error_text, traceback_text
 from worker_runtime.model.context import JobContext, RecordReporter
@@ -176,6 +176,7 @@ class Attempts:
         job, limit = slot.job, self._error_bytes_max
         if isinstance(error, GeneratorExit) and not _runs_now(slot):
             raise error  # the slot's own coroutine is being closed: its event loop ends
+        error = order_in(error)
         if isinstance(error, StoreUnavailable):
             return Outcome(OutcomeKind.REFUSED)
         if slot.stopped_by is not None:

@@ -12,6 +12,9 @@ import inspect
 import types
 from typing import Any
 
+from worker_runtime.errors import JobInterrupted, RunAgain
+from worker_runtime.model.bounded import leaves_of
+
 # The usual types of results, each of which is an end. For callers who look before they ask.
 ENDS = frozenset({type(None), bool, int, float, str, bytes, list, tuple, dict, set, frozenset})
 
@@ -37,6 +40,18 @@ async def finished(value: Any) -> Any:
             kind = "a generator" if inspect.isgenerator(value) else "an async generator"
             raise TypeError(f"the task returned {kind}; a task returns once")
     return value
+
+
+def order_in(error: BaseException) -> BaseException:
+    """The order to stop or to run again that a group is made of, as a TaskGroup makes it of what
+    its tasks raise; `error` where it is none, or has something else in it."""
+    if not isinstance(error, BaseExceptionGroup):
+        return error
+    leaves = list(leaves_of(error))
+    if all(isinstance(leaf, RunAgain) for leaf in leaves):
+        return max(leaves, key=lambda leaf: leaf.delay_s)  # type: ignore[attr-defined]
+    orders = JobInterrupted | asyncio.CancelledError
+    return leaves[0] if all(isinstance(leaf, orders) for leaf in leaves) else error
 
 
 def discard(value: Any) -> None:
