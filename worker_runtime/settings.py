@@ -23,13 +23,14 @@ from worker_runtime.model.tasks.policy import Limit
 
 
 def _line(*names: str, **limits: Any) -> msgspec.Meta:
-    """Variables that hold a line of text."""
-    return env(*names, in_words="a line of text", pattern=r"^[^\x00-\x1f\x7f]+$", **limits)
+    """Variables that hold a line of text. Bytes in them that are no UTF-8 arrive as surrogates."""
+    pattern = r"^[^\x00-\x1f\x7f\ud800-\udfff]+$"
+    return env(*names, in_words="a line of text", pattern=pattern, **limits)
 
 
 def _url(*names: str) -> msgspec.Meta:
     """Variables that hold a URL, which with and without the API's prefix is the same one."""
-    pattern = r"^[Hh][Tt][Tt][Pp][Ss]?://[^\s/]+(/\S*)?$"
+    pattern = r"^[Hh][Tt][Tt][Pp][Ss]?://[^\s/\ud800-\udfff]+(/[^\s\ud800-\udfff]*)?$"
     return env(*names, in_words="an http:// or https:// URL", meaning=base_url, pattern=pattern)
 
 

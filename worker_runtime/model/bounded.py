@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import msgspec
@@ -116,6 +116,20 @@ def clean(text: str) -> str:
     except UnicodeEncodeError:
         return text.encode("utf-8", "backslashreplace").decode()
     return text
+
+
+def cleaned(value: Any, enc_hook: Callable[[Any], Any] | None = None) -> Any:
+    """Plain data that says what `value` does, each text in it cleaned. `enc_hook` as msgspec has
+    it. Raises what msgspec raises for a value that is no data."""
+    return _cleaned(msgspec.to_builtins(value, enc_hook=enc_hook))
+
+
+def _cleaned(value: Any) -> Any:
+    if isinstance(value, str):
+        return clean(value)
+    if isinstance(value, dict):
+        return {_cleaned(key): _cleaned(item) for key, item in value.items()}
+    return [_cleaned(item) for item in value] if isinstance(value, list | tuple) else value
 
 
 def cut(text: str, bytes_max: int) -> str:
