@@ -233,14 +233,22 @@ class RemoteFailure(ExecutorFailure):
 
     Carries text only: exceptions are not sent as objects, because many do not unpickle.
     `lineage` holds the qualified names of the exception's classes, most derived first, so that
-    `Retry(only_for=...)` decides the same way as for a local exception.
+    `Retry(only_for=...)` decides the same way as for a local exception; `leaves` the lineages of
+    the exceptions in a group, each once.
     """
 
     def __init__(
-        self, error_type: str, error: str, *, lineage: tuple[str, ...], traceback: str
+        self,
+        error_type: str,
+        error: str,
+        *,
+        lineage: tuple[str, ...],
+        traceback: str,
+        leaves: tuple[tuple[str, ...], ...] = (),
     ) -> None:
         super().__init__(f"{error_type}: {error}")
         self.error_type = error_type
         self.error = error
         self.lineage = lineage
+        self.leaves = leaves
         self.traceback = traceback

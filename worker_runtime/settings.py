@@ -19,17 +19,19 @@ from worker_runtime.contracts.guides import GUIDES, Dialect, guide_of
 from worker_runtime.contracts.origins import ORIGIN_PATTERN
 from worker_runtime.environment import env, read_field
 from worker_runtime.errors import ConfigurationError
+from worker_runtime.model.states import JOB_ID_PATTERN
 from worker_runtime.model.tasks.policy import Limit
 
 
 def _line(*names: str, **limits: Any) -> msgspec.Meta:
-    """Variables that hold a line of text."""
-    return env(*names, in_words="a line of text", pattern=r"^[^\x00-\x1f\x7f]+$", **limits)
+    """Variables that hold a line of text. Bytes in them that are no UTF-8 arrive as surrogates."""
+    pattern = r"^[^\x00-\x1f\x7f\ud800-\udfff]+$"
+    return env(*names, in_words="a line of text", pattern=pattern, **limits)
 
 
 def _url(*names: str) -> msgspec.Meta:
     """Variables that hold a URL, which with and without the API's prefix is the same one."""
-    pattern = r"^[Hh][Tt][Tt][Pp][Ss]?://[^\s/]+(/\S*)?$"
+    pattern = r"^[Hh][Tt][Tt][Pp][Ss]?://[^\s/\ud800-\udfff]+(/[^\s\ud800-\udfff]*)?$"
     return env(*names, in_words="an http:// or https:// URL", meaning=base_url, pattern=pattern)
 
 
@@ -55,7 +57,7 @@ class QueueSettings(msgspec.Struct, frozen=True):
     aging_s      a waiting job rises one priority for each `aging_s` seconds; None: strict for ever
     """
 
-    name: Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9._:-]{1,128}$")]
+    name: Annotated[str, msgspec.Meta(pattern=f"^{JOB_ID_PATTERN}$")]
     concurrency: Annotated[int, msgspec.Meta(ge=1, le=100_000)] | None = None
     capacity: Annotated[int, msgspec.Meta(ge=1, le=100_000_000)] | None = None
     aging_s: Annotated[float, msgspec.Meta(gt=0)] | None = None

@@ -279,6 +279,25 @@ async def test_context_variables_do_not_leak_between_jobs() -> None:
     assert variable.get() == "clean"
 
 
+async def test_a33d_a_variable_set_to_an_equal_value_does_not_leak_either() -> None:
+    seen: contextvars.ContextVar[Any] = contextvars.ContextVar("seen")
+
+    async def change(ours: Any) -> bool:
+        is_clean = seen.get() is of_the_application
+        seen.set(ours)
+        return is_clean
+
+    of_the_application: list[int] = []
+    token = seen.set(of_the_application)
+    try:
+        runtime = Runtime([change], concurrency=1)
+    finally:
+        seen.reset(token)
+    async with runtime:
+        for ours in ([], [], of_the_application, []):
+            assert await (await runtime.enqueue(change, ours)).result(timeout_s=5)
+
+
 async def test_jobs_see_the_context_that_the_runtime_was_made_in() -> None:
     async def read() -> str:
         return variable.get()

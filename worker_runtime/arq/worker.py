@@ -73,7 +73,8 @@ class ArqWorker(Manner):
         self.has_after_end = arq.after_job_end is not None
         wire = Wire(arq.job_serializer, arq.job_deserializer, unsafe_pickle=arq.unsafe_pickle)
         base = settings or Settings.from_environment()
-        lane = re.sub(r"[^A-Za-z0-9._:-]", "_", arq.queue_name)[:128]  # a key may be any text
+        # A key may be any text, and `.` no name of a queue.
+        lane = re.sub(r"[^A-Za-z0-9._:-]|^\.+$", "_", arq.queue_name)[:128]
         queue = QueueSettings(lane, concurrency=arq.max_jobs)
         self.store = RedisStore(
             arq.redis,

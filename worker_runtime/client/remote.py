@@ -392,4 +392,4 @@ def _ids_in(after: Any) -> Any:
 
 
 def _quoted(text: str) -> str:
-    return quote(text, safe="")
+    return quote(text, safe="", errors="replace")

@@ -8,10 +8,13 @@ from worker_runtime.engine.finisher import Finisher
 from worker_runtime.engine.held import HeldJobs
 from worker_runtime.engine.table import JobTable
 from worker_runtime.model.activity import Failure
+from worker_runtime.model.bounded import cut
 from worker_runtime.model.job import Job
 from worker_runtime.model.outcome import Outcome, OutcomeKind
 from worker_runtime.model.states import RUNNING, StopReason
 from worker_runtime.stores.boundary import Store
+
+_MESSAGE_BYTES_MAX = 8192
 
 
 class Cancellation:
@@ -35,6 +38,7 @@ class Cancellation:
 
     async def cancel(self, job: Job, message: str) -> bool:
         """See `Runtime.cancel`."""
+        message = cut(str(message), _MESSAGE_BYTES_MAX)
         await self._shown(job)
         if job.is_ended:
             return False

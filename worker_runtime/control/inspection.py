@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from worker_runtime.engine.table import JobTable
 from worker_runtime.errors import InvalidJob, UnknownJob
+from worker_runtime.model.bounded import clean
 from worker_runtime.model.filter import JobFilter, place_after
 from worker_runtime.model.job import Job
 from worker_runtime.model.snapshot import JobPage, describe
@@ -23,7 +24,7 @@ class Inspection:
         """Raises UnknownJob."""
         job = self._table.get(job_id)
         if job is None:
-            stored = await self._store.find(job_id)
+            stored = await self._store.find(clean(job_id))
             job = self._table.get(job_id) or stored  # it may have been brought back meanwhile
         if job is None:
             raise UnknownJob(f"no job {job_id[:128]!r} is kept")

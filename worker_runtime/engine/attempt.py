@@ -16,6 +16,7 @@ from worker_runtime.errors import (
     RunAgain,
     StoreUnavailable,
 )
+from worker_runtime.executors.returned import ENDS, discard, finished, is_unfinished, order_in
 from worker_runtime.model.activity import Failure
 from worker_runtime.model.bounded import error_text, traceback_text
 from worker_runtime.model.context import JobContext, RecordReporter
@@ -82,10 +83,10 @@ class Attempts:
                         outcome = self._outcome_of_value(slot, value)
                     elif value is None:
                         outcome = RETURNED_NONE
-                    elif type(value) is not RunAgain:
+                    elif type(value) in ENDS:
                         outcome = Outcome(RETURNED, value)
                     else:
-                        outcome = _again(value)
+                        outcome = await self._outcome_of_odd(slot, value)
                 if not finished(slot, outcome):
                     return
             slot.is_started = False  # a stop that arrives now finds nothing to interrupt
@@ -123,7 +124,7 @@ class Attempts:
 
     async def _wrapped(self, slot: Slot) -> Any:
         async def innermost() -> Any:
-            return await slot.job.task.executor.start(slot)
+            return await finished(await slot.job.task.executor.start(slot))
 
         assert slot.context is not None
         call: Callable[[], Awaitable[Any]] = innermost
@@ -155,8 +156,17 @@ class Attempts:
     def _may_end_late(self, slot: Slot) -> bool:
         return self._keeps_late_ends or slot.stopped_by is StopReason.SHUTDOWN
 
+    async def _outcome_of_odd(self, slot: Slot, value: Any) -> Outcome:
+        """What a value of an unusual type amounts to, brought to its end where it has none yet."""
+        try:
+            value = await finished(value)
+        except BaseException as error:
+            return self._outcome_of(slot, error)
+        return self._outcome_of_value(slot, value)
+
     def _outcome_of_value(self, slot: Slot, value: Any) -> Outcome:
-        if slot.stopped_by is not None and not self._may_end_late(slot):
+        if slot.stopped_by is not None and (is_unfinished(value) or not self._may_end_late(slot)):
+            discard(value)
             return self.stopped(slot)
         if type(value) is RunAgain:
             return _again(value)
@@ -166,6 +176,7 @@ class Attempts:
         job, limit = slot.job, self._error_bytes_max
         if isinstance(error, GeneratorExit) and not _runs_now(slot):
             raise error  # the slot's own coroutine is being closed: its event loop ends
+        error = order_in(error)
         if isinstance(error, StoreUnavailable):
             return Outcome(OutcomeKind.REFUSED)
         if slot.stopped_by is not None:

@@ -241,7 +241,7 @@ class Dispatcher:
 
     async def _serve(self, lane: Lane, slot: Slot) -> None:
         """Attempt job after job until the slot is spoilt, given up or closed."""
-        slot.clean = copy_context()
+        slot.remember_context()
         while True:
             await self._attempts.run(slot, self._finished)
             if slot.is_abandoned:
@@ -267,9 +267,15 @@ class Dispatcher:
             self._finisher.apply(job, outcome, now + self._clock.offset_s, now - slot.began_at)
         except Exception:
             logger.exception("job %s: its outcome could not be applied", job.id)
-        if (
-            slot.stopped_by is not None or copy_context() != slot.clean or slot.runner.cancelling()  # type: ignore[union-attr]
-        ):  # the job left something behind that the next one would see
+        if (  # the job left something behind that the next one would see
+            slot.stopped_by is not None
+            or (
+                slot.has_other_values(copy_context())
+                if slot.clean_values
+                else copy_context() != slot.clean  # with nothing in it, one comparison of lengths
+            )
+            or slot.runner.cancelling()  # type: ignore[union-attr]
+        ):
             slot.is_spoilt = True
             return False
         if lane.busy > lane.concurrency:  # it was made smaller meanwhile

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 from collections.abc import Callable
+from typing import Any
 
 from worker_runtime.clock.source import Clock
 from worker_runtime.engine.lines.limits import LimitedQueue
@@ -13,6 +14,8 @@ from worker_runtime.executors import Executor
 from worker_runtime.model.context import JobContext
 from worker_runtime.model.job import Job, timeout_of
 from worker_runtime.model.states import StopReason
+
+_UNSET = object()
 
 
 class Lane:
@@ -58,6 +61,7 @@ class Slot:
     __slots__ = (
         "began_at",
         "clean",
+        "clean_values",
         "context",
         "deadline",
         "is_abandoned",
@@ -80,6 +84,7 @@ class Slot:
         self.watch = watch
         self.monotonic = clock.monotonic
         self.clean: contextvars.Context | None = None
+        self.clean_values: list[tuple[contextvars.ContextVar[Any], Any]] = []
         self.runner: asyncio.Task[None] | None = None
         self.context: JobContext | None = None
         self.deadline: float | None = None
@@ -90,6 +95,21 @@ class Slot:
         self.is_started = False
         self.is_abandoned = False
         self.is_spoilt = False
+
+    def remember_context(self) -> None:
+        """Take the context variables as they are for those that every job is to begin with."""
+        self.clean = clean = contextvars.copy_context()
+        self.clean_values = list(clean.items())
+
+    def has_other_values(self, context: contextvars.Context) -> bool:
+        """Whether a job has set a variable in `context`, be it to a value that equals the former.
+
+        Two contexts compare by their values' own `==`, which knows nothing of True and 1, or of two
+        lists that are empty still.
+        """
+        return len(context) != len(self.clean_values) or any(
+            context.get(variable, _UNSET) is not value for variable, value in self.clean_values
+        )
 
     def began(self) -> None:
         """The function is about to run, after a wait for its thread or child: its time starts."""

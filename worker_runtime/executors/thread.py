@@ -13,6 +13,7 @@ from typing import Any
 from worker_runtime.clock.source import Clock
 from worker_runtime.errors import ExecutorFull
 from worker_runtime.executors.boundary import Call
+from worker_runtime.executors.returned import discard
 from worker_runtime.model.states import StopReason
 
 logger = logging.getLogger("worker_runtime.executors")
@@ -239,6 +240,7 @@ class ThreadExecutor:
 
 def _settle(future: asyncio.Future[Any], value: Any, error: BaseException | None) -> None:
     if future.done():  # its awaiter was cancelled
+        discard(value)
         return
     if error is None:
         future.set_result(value)

@@ -5,9 +5,12 @@ from __future__ import annotations
 import math
 from typing import Any, Protocol
 
+import msgspec
+
 from worker_runtime.clock.source import Clock
 from worker_runtime.errors import JobInterrupted
 from worker_runtime.model.activity import Counts, Metric, Progress
+from worker_runtime.model.bounded import clean
 from worker_runtime.model.job import Job
 
 METRICS_KEPT_MAX = 10_000
@@ -92,7 +95,10 @@ class JobContext:
             raise ValueError(f"progress must be finite, not {done!r} of {total!r}")
         if total is not None and total < 0:
             raise ValueError(f"total must be 0 or more, not {total!r}")
-        text = None if step is None else str(step)[:STEP_CHARS_MAX]
+        text = None if step is None else clean(str(step))[:STEP_CHARS_MAX]
+        if counts is not None and counts.item is not None:
+            item = clean(str(counts.item))[:STEP_CHARS_MAX]
+            counts = msgspec.structs.replace(counts, item=item)
         known_total = None if total is None else _plain(total)
         at = self._clock.wall()
         self._reporter.progress(Progress(_plain(done), known_total, text, at, counts))
@@ -104,7 +110,7 @@ class JobContext:
         """
         if not math.isfinite(value):
             raise ValueError(f"metric {name!r} must be finite, not {value!r}")
-        self._reporter.metric(Metric(self._clock.wall(), str(name)[:128], float(value)))
+        self._reporter.metric(Metric(self._clock.wall(), clean(str(name))[:128], float(value)))
 
     def stop(self) -> None:
         """Tell the task to stop where it next looks. For the runtime; safe from any thread."""

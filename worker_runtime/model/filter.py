@@ -7,6 +7,7 @@ from collections.abc import Iterable
 import msgspec
 
 from worker_runtime.errors import InvalidJob
+from worker_runtime.model.bounded import clean
 from worker_runtime.model.job import Job
 from worker_runtime.model.states import State
 
@@ -20,6 +21,12 @@ class JobFilter(msgspec.Struct, frozen=True):
     states: frozenset[State] = frozenset()
     queue: str | None = None
     task: str | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("queue", "task"):  # a store may not be asked for what it cannot hold
+            text = getattr(self, name)
+            if text is not None and not text.isascii():
+                msgspec.structs.force_setattr(self, name, clean(text))
 
     def matches(self, job: Job) -> bool:
         return (

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import enum
 
-JOB_ID_PATTERN = r"[A-Za-z0-9._:-]{1,128}"
+# Of ids and of queues' names, which stand in paths: in one, `.` and `..` mean another place.
+JOB_ID_PATTERN = r"(?!\.\.?$)[A-Za-z0-9._:-]{1,128}"
 
 
 class Priority(enum.IntEnum):

@@ -210,7 +210,7 @@ def test_options_stand_in_a_file_as_earlier_releases_wrote_them() -> None:
     assert back(row_of(job), tasks).options == job.options
     job.options = JobOptions(retry=Retry(), label="half \ud800")
     kept = back(row_of(job), tasks).options
-    assert kept == JobOptions(retry=Retry(), label="half ?")
+    assert kept == JobOptions(retry=Retry(), label="half \\ud800")
 
 
 def test_an_exception_of_an_unloaded_module_matches_by_name() -> None:
@@ -273,9 +273,9 @@ def test_half_a_surrogate_pair_does_not_keep_a_job_from_ending() -> None:
     job.activity = Activity(progress=Progress(1, 2, "step \ud800", 1.0))
     failure = Failure(Reason.ERROR, "ValueError", "text \udfff")
     again = back(row_of(job, Transition(FAILED, 1.0, None, failure)), tasks)
-    assert again.failure == Failure(Reason.ERROR, "ValueError", "text ?")
+    assert again.failure == Failure(Reason.ERROR, "ValueError", "text \\udfff")
     assert again.activity is not None
-    assert again.activity.progress == Progress(1, 2, "step ?", 1.0)
+    assert again.activity.progress == Progress(1, 2, "step \\ud800", 1.0)
 
 
 def loose(value: object) -> None:

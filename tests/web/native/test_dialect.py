@@ -17,8 +17,10 @@ from hypothesis import strategies as st
 from tests.support.fleet_worker import Answer, Worker, serving
 from tests.support.helpers import eventually
 from worker_runtime import (
+    ConfigurationError,
     JobContext,
     QueueSettings,
+    Runtime,
     RuntimeStatistics,
     State,
     StoreStatistics,
@@ -173,6 +175,23 @@ async def test_at_names_a_moment(worker: Worker) -> None:
     answer = await post(worker, task="add", args=[1], at=at.isoformat())
     due = datetime.fromisoformat(answer.document["due_at"])
     assert abs(due - at) < timedelta(milliseconds=10)
+
+
+@pytest.mark.parametrize("job_id", [".", ".."])
+async def test_a33a_an_id_that_no_path_can_name_is_refused(worker: Worker, job_id: str) -> None:
+    answer = await post(worker, task="add", args=[1], id=job_id)
+    assert f"job id '{job_id}' must match" in problem(answer, 422, "invalid_job")
+    items = [{"task": "add", "args": [1], "id": job_id}]
+    batch = await worker.ask("POST", "/v1/jobs/batch", items)
+    assert batch.document[0]["status"] == 422
+
+
+@pytest.mark.parametrize("name", [".", ".."])
+def test_a33a_a_queue_that_no_path_can_name_is_refused(name: str) -> None:
+    with pytest.raises(ConfigurationError, match="name"):
+        Runtime([add], queues=[QueueSettings(name)])
+    with pytest.raises(ConfigurationError, match="queue must be text that matches"):
+        task(queue=name)(lambda: None)
 
 
 async def test_the_same_id_is_the_same_job_and_another_payload_a_conflict(worker: Worker) -> None:

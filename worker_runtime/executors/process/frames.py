@@ -69,6 +69,7 @@ class Raised(msgspec.Struct, array_like=True, gc=False):
     error: str
     lineage: tuple[str, ...]
     traceback: str
+    leaves: tuple[tuple[str, ...], ...] = ()
 
 
 class Again(msgspec.Struct, array_like=True, gc=False):

@@ -110,6 +110,7 @@ class TaskDefinition:
         "fn",
         "is_async",
         "is_bare",
+        "is_cancellable",
         "limit",
         "max_attempts",
         "name",
@@ -152,6 +153,8 @@ class TaskDefinition:
         self.run_in: RunIn = policy.run_in or ("loop" if self.is_async else "thread")
         self.signature = Signature(fn if fn is not None else _parked, context_type)
         self.needs_context = self.signature.context_name is not None
+        # In a child: by its context's flag, or as a coroutine, also one behind a sync decorator.
+        self.is_cancellable = self.needs_context or (fn is not None and _is_async(_innermost(fn)))
         self.is_bare = False  # set by the assembly: awaiting the function is all there is to do
         self.executor: Any = None  # set once by the assembly: looked up here, not per job
         self.tally = Tally()
@@ -201,13 +204,22 @@ def define(
     except (TypeError, ValueError) as error:
         raise ConfigurationError(f"task {name!r} has no usable signature: {error}") from error
     if definition.run_in == "loop" and not definition.is_async:
+        what = "behind a sync decorator" if _is_async(_innermost(fn)) else "a sync function"
         raise ConfigurationError(
-            f"task {name!r} is a sync function and would block the event loop; "
+            f"task {name!r} is {what} and would block the event loop; "
             "make it async or run it in a thread or process"
         )
     if definition.run_in == "thread" and definition.is_async:
         raise ConfigurationError(f"task {name!r} is async: run it in the loop or a process")
     return definition
+
+
+def _innermost(fn: Callable[..., Any]) -> Callable[..., Any]:
+    """The function behind partials and decorators, as far as these say what they wrap."""
+    try:
+        return _unwrapped(inspect.unwrap(_unwrapped(fn)))
+    except ValueError:  # it wraps itself
+        return fn
 
 
 def _is_async(fn: Callable[..., Any]) -> bool:

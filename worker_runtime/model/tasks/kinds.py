@@ -13,6 +13,7 @@ from typing import Any
 import msgspec
 
 from worker_runtime.errors import ConfigurationError, InvalidJob
+from worker_runtime.model.bounded import clean
 from worker_runtime.model.job_id import check_job_id
 from worker_runtime.model.states import JOB_ID_PATTERN, PRIORITY_NAMES, Priority, State, no_priority
 from worker_runtime.model.tasks.policy import Retry, is_number
@@ -69,7 +70,7 @@ class Seconds(Kind, frozen=True):
 
 
 class Text(Kind, frozen=True):
-    """Text of so many characters."""
+    """Text of so many characters, cleaned: it is kept, sent and shown."""
 
     chars_min: int
     chars_max: int
@@ -81,8 +82,9 @@ class Text(Kind, frozen=True):
 
     def checked(self, name: str, value: Any) -> Any:
         if isinstance(value, str):
-            if self.chars_min <= len(value) <= self.chars_max:
-                return value
+            text = clean(value)
+            if self.chars_min <= len(text) <= self.chars_max:
+                return text
             raise self.refusal(name, f"{len(value)} characters")
         raise self.refusal(name, _shown(value))
 

@@ -10,6 +10,7 @@ from typing import Literal, TypeGuard
 import msgspec
 
 from worker_runtime.errors import ConfigurationError, RemoteFailure
+from worker_runtime.model.bounded import leaves_of
 from worker_runtime.model.states import JOB_ID_PATTERN, Priority, no_priority
 
 RunIn = Literal["loop", "thread", "process"]
@@ -48,7 +49,9 @@ class Retry(msgspec.Struct, frozen=True):
 
     The n-th retry waits `delay_s * factor ** (n - 1)` seconds, at most `delay_max_s`, then up to
     `jitter` of that is taken off at random, so that jobs that failed together do not return
-    together. A timeout counts as `TimeoutError`. Crashes have a budget of their own.
+    together. A timeout counts as `TimeoutError`. An ExceptionGroup, what a failed TaskGroup raises,
+    is tried again where `only_for` names its own class or covers every exception in it. Crashes
+    have a budget of their own.
     """
 
     max_attempts: int = 3
@@ -72,11 +75,17 @@ class Retry(msgspec.Struct, frozen=True):
             require(is_exception, "Retry.only_for", "exception classes", kind)
 
     def admits(self, error: BaseException) -> bool:
-        """Whether `error` is of a kind that is tried again."""
+        """Whether `error` is of a kind that is tried again; a group is where each leaf of it is, as
+        one that is not would fail the next attempt too."""
         if isinstance(error, RemoteFailure):
             names = {qualified_name(kind) for kind in self.only_for}
-            return not names.isdisjoint(error.lineage)
-        return isinstance(error, self.only_for)
+            if not names.isdisjoint(error.lineage):
+                return True
+            return bool(error.leaves) and not any(map(names.isdisjoint, error.leaves))
+        if isinstance(error, self.only_for):
+            return True
+        is_group = isinstance(error, BaseExceptionGroup)
+        return is_group and all(isinstance(leaf, self.only_for) for leaf in leaves_of(error))
 
     def wait_s(self, attempt: int) -> float:
         """Seconds to wait after the failed `attempt` (1 for the first)."""

@@ -15,7 +15,7 @@ import msgspec
 
 from worker_runtime.errors import InvalidArguments, PayloadTooLarge
 from worker_runtime.model.activity import Activity, AttemptRecord, Failure, Metric, Progress
-from worker_runtime.model.bounded import Unencodable, encode_value
+from worker_runtime.model.bounded import Unencodable, cleaned, encode_value
 from worker_runtime.model.job import Job, ttl_of
 from worker_runtime.model.outcome import Transition, with_ended_attempt
 from worker_runtime.model.states import QUEUED, RUNNING, SCHEDULED, TERMINAL_STATES, State
@@ -222,16 +222,7 @@ def _encode_text(words: Failure | StoredActivity | JobOptions) -> bytearray:
     try:
         return bytearray(_encode_words(words))
     except UnicodeEncodeError:
-        plain = msgspec.to_builtins(words, enc_hook=_class_name)
-        return bytearray(_encode(_encodable(plain)))
-
-
-def _encodable(value: Any) -> Any:
-    if isinstance(value, str):
-        return value.encode("utf-8", "replace").decode()
-    if isinstance(value, dict):
-        return {key: _encodable(item) for key, item in value.items()}
-    return [_encodable(item) for item in value] if isinstance(value, list) else value
+        return bytearray(_encode(cleaned(words, _class_name)))
 
 
 def _keep_until(job: Job, ended_at: float) -> float:

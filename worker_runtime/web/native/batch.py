@@ -23,7 +23,7 @@ from worker_runtime.web.native.accepting import (
     parents_of,
 )
 from worker_runtime.web.native.documents import document_of
-from worker_runtime.web.wire.bodies.answers import answer, encode_json
+from worker_runtime.web.wire.bodies.answers import answer, json_of
 from worker_runtime.web.wire.bodies.media import is_msgpack, media_type, wants_msgpack
 from worker_runtime.web.wire.bodies.reading import Body, read_body
 from worker_runtime.web.wire.rejection import Rejection, problem_document, rejection_of
@@ -61,7 +61,7 @@ class Batches:
         packed = not lines and wants_msgpack(request)
         answers = [self._item_answer(outcome, packed=packed) for outcome in outcomes]
         if lines:
-            body = b"".join(encode_json(item) + b"\n" for item in answers)
+            body = b"".join(json_of(item) + b"\n" for item in answers)
             return web.Response(body=body, content_type=NDJSON_TYPE)
         return answer(request, answers)
 

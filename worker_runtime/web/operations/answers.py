@@ -8,7 +8,7 @@ from typing import Any
 
 from aiohttp import hdrs, web
 
-from worker_runtime.web.wire.bodies.answers import OPEN_JSON_HEADERS, encode_json, json_response
+from worker_runtime.web.wire.bodies.answers import OPEN_JSON_HEADERS, json_of, json_response
 from worker_runtime.web.wire.cross_origin import preflight_headers, with_credentials
 
 BUSY_RETRY_AFTER_S = 5
@@ -62,5 +62,5 @@ def json_answer(
     headers: Mapping[str, str] | None = None,
 ) -> web.Response:
     if headers is None and hdrs.ORIGIN not in request.headers:
-        return OPEN_JSON_HEADERS.respond(encode_json(document), status)
+        return OPEN_JSON_HEADERS.respond(json_of(document), status)
     return json_response(document, status, {**with_credentials(request), **(headers or {})})

@@ -35,7 +35,7 @@ from worker_runtime.settings import Settings
 from worker_runtime.web.vera.log_lines import TaskLog
 from worker_runtime.web.vera.metrics import VeraMetrics
 from worker_runtime.web.vera.submission import FieldErrors, Submission, field_error, read_submission
-from worker_runtime.web.wire.bodies.answers import encode_json, json_response, plain_json
+from worker_runtime.web.wire.bodies.answers import json_of, json_response, plain_json
 from worker_runtime.web.wire.bodies.media import is_msgpack
 from worker_runtime.web.wire.bodies.reading import Body, read_body
 from worker_runtime.web.wire.dialect import DialectDefaults
@@ -336,7 +336,7 @@ def _no_json(data: bytes, error: Rejection) -> FieldErrors:
 def _as_text(payload: Any) -> str:
     """As JSON. Raises FieldErrors for what only MessagePack can say."""
     try:
-        return encode_json(payload).decode()
+        return json_of(payload).decode()
     except (TypeError, ValueError) as error:
         problem = field_error("value_error", ("body", "payload"), str(error))
         raise FieldErrors([problem]) from None
@@ -387,7 +387,7 @@ def _in_json(record: TaskRecord, job: Job) -> TaskRecord:
         ("payload", {"function": job.task.name, "args": [], "kwargs": {}}),
     ):
         try:
-            encode_json(getattr(record, field))
+            json_of(getattr(record, field))
         except Exception as problem:
             changes |= {field: instead, "error": record.error or _unencodable(problem, field)}
     return msgspec.structs.replace(record, **changes)

@@ -37,7 +37,8 @@ from worker_runtime.executors.process.child.reporting import (
     StandardOutput,
     small_thread,
 )
-from worker_runtime.model.bounded import cut, error_text, traceback_text
+from worker_runtime.executors.returned import finished, is_unfinished, order_in
+from worker_runtime.model.bounded import cut, error_text, leaves_of, traceback_text
 from worker_runtime.model.context import JobContext
 from worker_runtime.model.tasks.definition import TaskDefinition
 from worker_runtime.model.tasks.policy import qualified_name
@@ -45,6 +46,7 @@ from worker_runtime.model.tasks.policy import qualified_name
 ERROR_BYTES_MAX = 8192
 _UNREADABLE = "the arguments cannot be read in the child process: "
 _LEFTOVERS_GRACE_S = 1.0
+_LINEAGES_MAX = 100
 _OUT_OF_MEMORY_EXIT_CODE = 137
 _ONE_DESCRIPTOR = socket.CMSG_SPACE(array.array("i").itemsize)
 _CLOSE_ON_EXEC = getattr(socket, "MSG_CMSG_CLOEXEC", 0)
@@ -250,7 +252,9 @@ class Child:
         if context is not None and self._stopped_serial == self._serial:
             context.stop()
         value = contextvars.copy_context().run(task.call, context, args, kwargs)
-        return self._run_coroutine(value) if type(value) is CoroutineType else value
+        if type(value) is CoroutineType:
+            value = self._run_coroutine(value)
+        return self._run_coroutine(finished(value)) if is_unfinished(value) else value
 
     def _run_coroutine(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
         """Run an async task to its end in the child's own loop, and end what it left behind."""
@@ -284,22 +288,25 @@ class Child:
             raise TypeError(
                 f"the result, a {type(value).__name__}, cannot be sent to the parent process: "
                 f"{error_text(error, 1000)}"
-            ) from error
+            ) from None
 
     def _describe(self, error: BaseException, about: str = "") -> tuple[int, bytes]:
         """The answer for what a task raised, or its arguments did."""
+        error = order_in(error)
         if isinstance(error, RunAgain):
             again = frames.Again(error.delay_s, error.uses_attempt)
             return frames.RUN_AGAIN, msgspec.msgpack.encode(again)
         if isinstance(error, JobInterrupted):
             return frames.INTERRUPTED, error_text(error, ERROR_BYTES_MAX).encode()
-        if self._has_memory_limit and isinstance(error, MemoryError):
+        is_memory = any(isinstance(leaf, MemoryError) for leaf in leaves_of(error))
+        if self._has_memory_limit and is_memory:
             return frames.OUT_OF_MEMORY, b""
         raised = frames.Raised(
             type(error).__name__,
             about + error_text(error, ERROR_BYTES_MAX),
-            tuple(_public_name(kind) for kind in type(error).__mro__),
+            _lineage(error),
             traceback_text(error, ERROR_BYTES_MAX),
+            _leaf_lineages(error),
         )
         return frames.RAISED, msgspec.msgpack.encode(raised)
 
@@ -389,6 +396,21 @@ def _end_group() -> NoReturn:
     """End this process and whatever it started, at once."""
     os.killpg(0, signal.SIGKILL)
     os._exit(1)
+
+
+def _leaf_lineages(error: BaseException) -> tuple[tuple[str, ...], ...]:
+    """Those of the exceptions in a group, each once; an empty one stands for too many more."""
+    if not isinstance(error, BaseExceptionGroup):
+        return ()
+    found: dict[tuple[str, ...], None] = {}
+    for leaf in leaves_of(error):
+        found[_lineage(leaf) if len(found) < _LINEAGES_MAX else ()] = None
+    return tuple(found)
+
+
+def _lineage(error: BaseException) -> tuple[str, ...]:
+    """The names of its classes, most derived first."""
+    return tuple(_public_name(kind) for kind in type(error).__mro__)
 
 
 def _public_name(kind: type) -> str:

@@ -107,7 +107,11 @@ def error_of(kind: int, payload: bytes) -> BaseException:
         return JobInterrupted(payload.decode("utf-8", "replace"))
     raised = _raised.decode(payload)
     return RemoteFailure(
-        raised.error_type, raised.error, lineage=raised.lineage, traceback=raised.traceback
+        raised.error_type,
+        raised.error,
+        lineage=raised.lineage,
+        traceback=raised.traceback,
+        leaves=raised.leaves,
     )
 
 

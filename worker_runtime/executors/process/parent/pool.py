@@ -278,9 +278,7 @@ class ProcessExecutor:
         child = work.child
         if child is None:
             return False
-        task = work.job.task
-        cooperates = task.is_async or task.signature.context_name is not None
-        if not child.stop(work, cooperates=cooperates):
+        if not child.stop(work, cooperates=work.job.task.is_cancellable):
             return False
         child.leave_reason = reason
         return True

@@ -16,6 +16,7 @@ from typing import Any
 import msgspec
 
 from worker_runtime.errors import ConfigurationError
+from worker_runtime.model.bounded import clean
 from worker_runtime.stores.redis.wire.pickles import (
     dumps_plain,
     dumps_with_foreign_error,
@@ -231,7 +232,7 @@ def _job_of(found: dict[str, Any]) -> WireJob:
     if not isinstance(kwargs, dict):
         raise TypeError(f"the named arguments must be a dict, not {type(kwargs).__name__}")
     return WireJob(
-        function=function,
+        function=clean(function),  # no task has a name that this changes, and it is shown
         args=tuple(args),
         kwargs=kwargs,
         job_try=None if job_try is None else int(job_try),
@@ -241,7 +242,7 @@ def _job_of(found: dict[str, Any]) -> WireJob:
 
 
 def _explain(error: Exception) -> str:
-    text = str(error)[:300]
+    text = clean(str(error)[:300])
     if isinstance(error, KeyError):
         return f"it has no field {text}"
     return f"{type(error).__name__}: {text}" if text else type(error).__name__

@@ -20,6 +20,7 @@ from worker_runtime.errors import (
     PayloadTooLarge,
 )
 from worker_runtime.model.activity import Failure
+from worker_runtime.model.bounded import clean, cut, error_text
 from worker_runtime.model.job import Job
 from worker_runtime.model.outcome import Transition
 from worker_runtime.model.states import CANCELLED, COMPLETED, FAILED, Priority, Reason
@@ -38,6 +39,8 @@ from worker_runtime.stores.redis.wire.layout import (
 
 # The fields of `JobOptions` that travel: of a caller's options, and the call as it came.
 _KEPT = (*(each.field for each in OPTIONS if each.field and each.in_redis == "kept"), "sent")
+
+_ERROR_BYTES_MAX = 8192
 
 
 class Records:
@@ -192,6 +195,8 @@ def _options(extra: dict[str, Any] | None) -> JobOptions | None:
     fields = dict(extra)
     retry: Any = fields.pop("retry", msgspec.UNSET)
     try:
+        if isinstance(fields.get("label"), str):  # written by any process that has the server
+            fields["label"] = clean(fields["label"])
         if isinstance(retry, dict):
             retry = Retry(**retry)
         return JobOptions(**fields, retry=retry)
@@ -217,11 +222,11 @@ def _failure(found: WireResult) -> Failure:
     if is_cancelled(value):
         return Failure(None, "JobCancelled", "cancelled")
     if isinstance(value, TimeoutError):
-        return Failure(Reason.TIMEOUT, "TimeoutError", str(value))
+        return Failure(Reason.TIMEOUT, "TimeoutError", error_text(value, _ERROR_BYTES_MAX))
     if not isinstance(value, BaseException):
-        return Failure(Reason.UNENCODABLE, "SerializationError", str(value)[:8192])
-    name = getattr(value, "qualified_name", type(value).__name__)
-    return Failure(Reason.ERROR, name.rpartition(".")[2], str(value)[:8192])
+        return Failure(Reason.UNENCODABLE, "SerializationError", cut(str(value), _ERROR_BYTES_MAX))
+    name = cut(str(getattr(value, "qualified_name", type(value).__name__)), _ERROR_BYTES_MAX)
+    return Failure(Reason.ERROR, name.rpartition(".")[2], error_text(value, _ERROR_BYTES_MAX))
 
 
 def priority_keys(queue_key: str) -> list[tuple[Priority, str]]:

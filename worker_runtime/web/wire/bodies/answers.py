@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 from aiohttp import web
 
+from worker_runtime.model.bounded import cleaned
 from worker_runtime.web.wire.bodies.media import JSON_TYPE, MSGPACK_TYPE, wants_msgpack
 from worker_runtime.web.wire.bodies.response import FixedHeaders
 from worker_runtime.web.wire.cross_origin import ANY_ORIGIN
@@ -18,6 +19,24 @@ PROBLEM_TYPE = "application/problem+json"
 encode_json = msgspec.json.Encoder().encode
 encode_msgpack = msgspec.msgpack.Encoder().encode
 
+
+def json_of(document: Any) -> bytes:
+    """`document` as JSON, whatever its texts are: one that UTF-8 has no form for, and that slipped
+    past the place where it came in, must not take everything else from an answer."""
+    try:
+        return encode_json(document)
+    except UnicodeEncodeError:
+        return _cleaned_json(document)
+
+
+def _cleaned_json(document: Any) -> bytes:
+    return encode_json(cleaned(document, msgspec.json.decode))  # of a result, encoded already
+
+
+def _cleaned_msgpack(document: Any) -> bytes:
+    return encode_msgpack(cleaned(document, msgspec.msgpack.decode))
+
+
 JSON_HEADERS = FixedHeaders({"Content-Type": JSON_TYPE})
 OPEN_JSON_HEADERS = FixedHeaders({"Content-Type": JSON_TYPE, **ANY_ORIGIN})
 _MSGPACK_HEADERS = FixedHeaders({"Content-Type": MSGPACK_TYPE})
@@ -25,12 +44,12 @@ _MSGPACK_HEADERS = FixedHeaders({"Content-Type": MSGPACK_TYPE})
 
 def plain_json(document: Any) -> web.Response:
     """200 with `document` and no headers of its own."""
-    return JSON_HEADERS.respond(encode_json(document))
+    return JSON_HEADERS.respond(json_of(document))
 
 
 def open_json(document: Any) -> web.Response:
     """The same, and pages of any origin may read it."""
-    return OPEN_JSON_HEADERS.respond(encode_json(document))
+    return OPEN_JSON_HEADERS.respond(json_of(document))
 
 
 def json_response(
@@ -42,7 +61,7 @@ def json_response(
 ) -> web.Response:
     """Any other answer in JSON."""
     return web.Response(
-        body=encode_json(document), status=status, headers=headers, content_type=media_type
+        body=json_of(document), status=status, headers=headers, content_type=media_type
     )
 
 
@@ -54,7 +73,10 @@ def answer(
 ) -> web.Response:
     """`value` as JSON, or as MessagePack where the Accept header prefers it."""
     packed = wants_msgpack(request)
-    body = encode_msgpack(value) if packed else encode_json(value)
+    try:
+        body = encode_msgpack(value) if packed else encode_json(value)
+    except UnicodeEncodeError:
+        body = _cleaned_msgpack(value) if packed else _cleaned_json(value)
     if headers is None:
         return (_MSGPACK_HEADERS if packed else JSON_HEADERS).respond(body, status)
     kind = MSGPACK_TYPE if packed else JSON_TYPE
