@@ -128,6 +128,7 @@ def assemble(
         crashes_max=settings.crashes_max,
         result_bytes_max=settings.result_bytes_max,
         must_encode=store.must_encode_results,
+        fleet_counts_tries=setup is not None and setup.tries_max is not None,
     )
     dispatcher = Dispatcher(
         lanes, attempts, finisher, events, clock, abandoned_max=settings.abandoned_max
