@@ -120,6 +120,10 @@ class Finisher:
         """Whether a decision about `job` is being recorded and not yet shown."""
         return job.id in self._in_transition
 
+    def is_returning(self, job: Job) -> bool:
+        """Whether an ended job is going to run again, and is not yet shown so."""
+        return job.is_ended and job.id in self._in_transition
+
     async def wait_shown(self, job: Job) -> None:
         """Wait until the decision about `job` that is being recorded is shown."""
         waiters = self._in_transition.get(job.id)
