@@ -12,6 +12,7 @@ from worker_runtime.acceptance.call import Call
 from worker_runtime.acceptance.intake import Intake
 from worker_runtime.acceptance.keeping import Acceptance
 from worker_runtime.acceptance.options import EnqueueOptions
+from worker_runtime.acceptance.unique_keys import UniqueKeys
 from worker_runtime.clock.source import Clock
 from worker_runtime.control.cancellation import Cancellation
 from worker_runtime.control.ended_jobs import EndedJobs
@@ -128,6 +129,7 @@ def assemble(
         crashes_max=settings.crashes_max,
         result_bytes_max=settings.result_bytes_max,
         must_encode=store.must_encode_results,
+        fleet_counts_tries=setup is not None and setup.tries_max is not None,
     )
     dispatcher = Dispatcher(
         lanes, attempts, finisher, events, clock, abandoned_max=settings.abandoned_max
@@ -138,7 +140,10 @@ def assemble(
     resources = Resources(clock, interval_s=settings.health_check_interval_s)
     resources.listeners.append(overload.observe)
     draining = Draining(dispatcher, finisher)
-    intake = Intake(registry, table, dispatcher, events, clock, forecast, overload, held)
+    unique_keys = UniqueKeys(table, finisher.is_returning)
+    intake = Intake(
+        registry, table, dispatcher, events, clock, forecast, overload, held, unique_keys
+    )
     feed: Feed = OwnQueues(registry, lanes, table, held, draining, clock)
     if setup is not None:
         feed = _shared_queues(

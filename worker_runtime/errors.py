@@ -195,7 +195,8 @@ class RunAgain(Exception):
     """Raise or return this from a task to have the same job run again after `delay_s` seconds.
 
     `uses_attempt=False` (the default) leaves the retry budget alone: the task asks to wait, it did
-    not fail.
+    not fail. With True the run counts as a try, and after the last of `Retry.max_attempts` (one
+    where the task has no `Retry`) the job has failed.
     """
 
     def __init__(self, delay_s: float = 0.0, *, uses_attempt: bool = False) -> None:

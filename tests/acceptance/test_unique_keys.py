@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from tests.support.clocks import SetClock, assembled_with
-from worker_runtime import InvalidJob, JobInfo, Runtime, State, call, task
+from worker_runtime import InvalidJob, InvalidTransition, JobInfo, Runtime, State, call, task
 from worker_runtime.acceptance.options import given_options
 from worker_runtime.clock.source import SYSTEM
 
@@ -45,7 +45,13 @@ def _tasks(gate: asyncio.Event) -> list[Callable[..., Any]]:
             raise ValueError("negative")
         return n
 
-    return [gated, instant]
+    @task
+    async def flaky() -> None:
+        """Fails until the gate is open."""
+        if not gate.is_set():
+            raise ValueError("the gate is closed")
+
+    return [gated, instant, flaky]
 
 
 async def all_jobs(runtime: Runtime) -> list[JobInfo]:
@@ -178,6 +184,94 @@ async def test_a_key_is_held_across_a_restart(durable: Start, gate: asyncio.Even
         assert (again.is_new, again.id) == (False, waits.id)
         gate.set()
         assert await again.result(timeout_s=5) == 1
+
+
+async def test_a_job_that_is_retried_has_its_key_again(start: Start, gate: asyncio.Event) -> None:
+    """A24: also though another job had it meanwhile."""
+    async with start() as runtime:
+        unique = runtime.options(unique_key="k")
+        first = await unique.enqueue("flaky")
+        assert await first.wait(timeout_s=5) is State.FAILED
+        second = await unique.enqueue("instant")
+        assert second.is_new
+        await second.result(timeout_s=5)
+        runtime.pause("default")
+        # In the same turn: it has the key before its return is recorded.
+        retry = asyncio.ensure_future(runtime.retry(first.id))
+        await asyncio.sleep(0)  # a turn, in which it is asked for and not yet recorded
+        third = await unique.enqueue("instant")
+        await retry
+        fourth = await unique.enqueue("instant")
+        assert [third.is_new, fourth.is_new] == [False, False]
+        assert {third.id, fourth.id} == {first.id}
+        gate.set()
+        runtime.resume("default")
+        assert await first.wait(timeout_s=5) is State.COMPLETED
+        assert (await unique.enqueue("instant")).is_new
+
+
+async def test_a_job_whose_key_another_has_is_not_retried(
+    start: Start, gate: asyncio.Event
+) -> None:
+    async with start() as runtime:
+        unique = runtime.options(unique_key="k")
+        first = await unique.enqueue("flaky")
+        await first.wait(timeout_s=5)
+        holder = await unique.enqueue("gated")
+        says = f"job {first.id}: job {holder.id} has its unique key 'k' now"
+        with pytest.raises(InvalidTransition, match=says):
+            await runtime.retry(first.id)
+        assert (await runtime.retry_many()).jobs == []
+        gate.set()
+        await holder.result(timeout_s=5)
+        assert (await runtime.retry_many()).jobs == [first.id]
+        await runtime.join()
+
+
+async def test_of_several_dead_letters_of_a_key_the_oldest_is_retried(
+    start: Start, gate: asyncio.Event
+) -> None:
+    async with start() as runtime:
+        unique = runtime.options(unique_key="k")
+        letters = []
+        for _ in range(3):
+            letters.append(await unique.enqueue("flaky"))
+            await letters[-1].wait(timeout_s=5)
+        assert len({letter.id for letter in letters}) == 3
+        runtime.pause("default")
+        other = await runtime.options(unique_key="other").enqueue("gated")
+        assert (await runtime.retry_many()).jobs == [letters[0].id]
+        assert (await runtime.retry_many()).jobs == []
+        gate.set()
+        runtime.resume("default")
+        await runtime.join()
+        assert other.state is State.COMPLETED
+
+
+async def test_a_retried_job_has_its_key_across_a_restart(
+    durable: Start, gate: asyncio.Event
+) -> None:
+    async with durable() as runtime:
+        first = await runtime.options(unique_key="k").enqueue("flaky")
+        await first.wait(timeout_s=5)
+        await (await runtime.options(unique_key="k").enqueue("instant")).wait(timeout_s=5)
+        runtime.pause("default")
+        await runtime.retry(first.id)
+    runtime = durable()
+    runtime.pause("default")
+    async with runtime:
+        again = await runtime.options(unique_key="k").enqueue("instant")
+        assert (again.is_new, again.id) == (False, first.id)
+        runtime.resume("default")
+        assert await again.wait(timeout_s=5) is State.FAILED
+        runtime.pause("default")
+        await runtime.options(unique_key="k").enqueue("instant")
+    runtime = durable()
+    runtime.pause("default")
+    async with runtime:
+        (waiting,) = (await runtime.list_jobs(state=State.QUEUED)).jobs
+        with pytest.raises(InvalidTransition, match=f"job {waiting.id} has its unique key"):
+            await runtime.retry(first.id)
 
 
 async def test_options_that_cannot_be_meant_are_refused(start: Start) -> None:

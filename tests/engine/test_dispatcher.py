@@ -7,11 +7,13 @@ import contextvars
 import gc
 import logging
 import time
+import weakref
 from typing import Any
 
 import pytest
 
 import worker_runtime.engine.dispatcher
+from tests.support import process_tasks
 from tests.support.clocks import SetClock, assembled_with
 from tests.support.helpers import eventually
 from worker_runtime import (
@@ -29,6 +31,7 @@ from worker_runtime import (
     call,
     task,
 )
+from worker_runtime.model.tasks.policy import RunIn
 
 QUICK = Settings(cancel_grace_s=0.05)
 
@@ -421,6 +424,33 @@ async def test_a_loop_that_ends_without_stop_starts_no_further_jobs() -> None:
     await asyncio.wait([slot.runner])
     gc.collect()
     await runtime.stop(within_s=0)
+
+
+@pytest.mark.parametrize("run_in", ["loop", "thread", "process"])
+async def test_nothing_that_is_idle_keeps_the_last_result(run_in: RunIn) -> None:
+    """A33c: a result lives as long as its job is kept, not until its slot, thread or child is
+    given another."""
+
+    async def in_loop(value: set[int]) -> set[int]:
+        return set(value)
+
+    def in_thread(value: set[int]) -> set[int]:
+        return set(value)
+
+    functions = {"loop": in_loop, "thread": in_thread, "process": process_tasks.echo}
+    echo = task(name="echo", run_in=run_in)(functions[run_in])
+    async with Runtime([echo], concurrency=1) as runtime:
+
+        async def run_and_delete() -> weakref.ref[set[int]]:
+            handle = await runtime.enqueue("echo", {1, 2})
+            result = weakref.ref(await handle.result(timeout_s=20))
+            await eventually(lambda: runtime.parts.lanes["default"].idle)
+            await runtime.delete(handle.id)
+            return result
+
+        result = await run_and_delete()
+        gc.collect()
+        assert result() is None
 
 
 # Events

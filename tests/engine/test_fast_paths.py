@@ -57,7 +57,7 @@ async def fail_twice(marks: list[int]) -> int:
     return len(marks)
 
 
-@task
+@task(retry=Retry(max_attempts=3))
 async def again(marks: list[int], *, by_raising: bool = False) -> int | RunAgain:
     marks.append(1)
     if len(marks) < 3:

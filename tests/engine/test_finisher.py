@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from tests.support import process_tasks
 from tests.support.helpers import eventually
 from worker_runtime import (
     JobContext,
@@ -23,6 +24,7 @@ from worker_runtime import (
 )
 from worker_runtime.acceptance.options import EnqueueOptions
 from worker_runtime.errors import ChildCrashed, RemoteFailure
+from worker_runtime.model.tasks.policy import RunIn
 
 WIRE = EnqueueOptions(must_encode=True)
 
@@ -155,6 +157,41 @@ async def test_a_run_that_counts_uses_up_a_try() -> None:
         with pytest.raises(JobFailed, match="no try left"):
             await handle.result(timeout_s=5)
     assert script.attempts == [1, 2, 2]
+
+
+@pytest.mark.parametrize("is_returned", [True, False], ids=["returned", "raised"])
+@pytest.mark.parametrize("run_in", ["loop", "thread", "process"])
+@pytest.mark.parametrize("tries", [None, 3])
+async def test_runs_that_count_come_to_an_end(
+    run_in: RunIn, is_returned: bool, tries: int | None
+) -> None:
+    """A26: also where the task says nothing of retries, which is one try."""
+
+    async def in_loop(is_returned: bool) -> RunAgain:
+        return process_tasks.always_again(is_returned)
+
+    def in_thread(is_returned: bool) -> RunAgain:
+        return process_tasks.always_again(is_returned)
+
+    functions = {"loop": in_loop, "thread": in_thread, "process": process_tasks.always_again}
+    retry = None if tries is None else Retry(max_attempts=tries)
+    again = task(name="again", run_in=run_in, retry=retry)(functions[run_in])
+    async with Runtime([again]) as runtime:
+        handle = await runtime.enqueue("again", is_returned)
+        with pytest.raises(JobFailed, match=f"has used up its tries: {tries or 1}") as caught:
+            await handle.result(timeout_s=20)
+        assert (caught.value.reason, caught.value.error_type) == (Reason.ERROR, "RunAgain")
+        assert handle.info().attempt == (tries or 1)
+
+
+async def test_crashes_take_no_try_from_a_task_that_asks_again() -> None:
+    again = RunAgain(uses_attempt=True)
+    script = Script(again, ChildCrashed("signal 9", note="sigkill"), again, ValueError("reached"))
+    async with Runtime({"script": script}) as runtime:
+        handle = await runtime.options(retry=Retry(max_attempts=3)).enqueue("script")
+        with pytest.raises(JobFailed, match="reached"):
+            await handle.result(timeout_s=5)
+    assert script.attempts == [1, 2, 3, 4]
 
 
 async def test_a_thread_asks_to_be_run_again_too() -> None:

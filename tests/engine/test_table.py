@@ -8,8 +8,10 @@ import time
 import pytest
 
 from tests.support.jobs import make_job
+from tests.support.steps import steps_of
 from worker_runtime import ShuttingDown, State, Unavailable
 from worker_runtime.clock.source import SYSTEM
+from worker_runtime.engine import table as table_module
 from worker_runtime.engine.table import JobTable
 from worker_runtime.model.job import Job, ttl_of
 from worker_runtime.model.tasks.options import JobOptions
@@ -90,9 +92,45 @@ def test_times_to_live_that_nobody_uses_any_more_leave_nothing_behind() -> None:
     for i in range(1000):
         options = JobOptions(result_ttl_s=1.0 + i / 1000)
         end(table, add(table, make_job(options=options)), at=now)
-    assert len(table._ended_by_ttl) == 10
+    assert (len(table._ended_own), table.ended_count) == (10, 10)
+    assert len(table._passing) < 100
     table.prune(now + 10)
-    assert table._ended_by_ttl == {}
+    assert (table._ended_own, table._passing, table.ended_count) == ({}, [], 0)
+
+
+def test_each_job_may_have_a_time_to_live_of_its_own() -> None:
+    """A33f: as many jobs as there are, what is done about one costs the same."""
+
+    def steps_an_end(count: int) -> float:
+        table = make_table(count=count)
+        now = time.time()
+
+        def end_many(first: int) -> None:
+            for n in range(first, first + count):
+                options = JobOptions(result_ttl_s=100.0 + n)
+                end(table, add(table, make_job(options=options)), at=now + n / 1e6)
+                if n % 10 == 0:
+                    table.prune(now)
+
+        end_many(0)
+        return steps_of(lambda: end_many(count), table_module) / count
+
+    few, many = steps_an_end(100), steps_an_end(2000)
+    assert many < few * 1.2
+
+
+def test_a_job_that_ran_again_is_kept_for_its_whole_time_after_its_last_end() -> None:
+    table = make_table()
+    now = time.time()
+    job = end(table, add(table, make_job(options=JobOptions(result_ttl_s=5.0))), at=now)
+    table.revive(job)
+    job.ended_at = None
+    assert (table.ended_count, table.get(job.id)) == (0, job)
+    end(table, job, at=now + 4)
+    table.prune(now + 6)
+    assert table.jobs == {job.id: job}
+    table.prune(now + 10)
+    assert table.jobs == {}
 
 
 def test_pruning_is_bounded_and_a_job_not_yet_pruned_is_not_listed() -> None:

@@ -113,6 +113,13 @@ def run_again(how: str) -> RunAgain:
     return again
 
 
+def always_again(is_returned: bool) -> RunAgain:
+    request = RunAgain(uses_attempt=True)
+    if is_returned:
+        return request
+    raise request
+
+
 def exit_now(code: int) -> NoReturn:
     print("last words", file=sys.stderr, flush=True)
     os._exit(code)

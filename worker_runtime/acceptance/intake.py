@@ -46,9 +46,10 @@ class Intake:
         forecast: Forecast,
         overload: OverloadControl,
         held: HeldJobs,
+        unique_keys: UniqueKeys,
     ) -> None:
         self.held = held
-        self.unique_keys = UniqueKeys(table)
+        self.unique_keys = unique_keys
         self._clock = clock
         self._wall = clock.wall
         self._registry = registry

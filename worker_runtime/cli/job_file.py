@@ -66,7 +66,11 @@ def retry_in(path: str, job_ids: Sequence[str], wanted: JobFilter) -> Document:
     """Queue jobs again for the next worker that opens the file: those named, or without a name
     those `wanted`, up to 1,000. Raises UnknownJob and InvalidTransition, besides what `page_of`
     raises; then none is queued."""
-    return _act_on(path, job_ids, wanted, RETRYABLE_STATES, Archive.revive)
+
+    async def revive(archive: Archive, ids: Sequence[str]) -> Sequence[str]:
+        return await archive.revive(ids, all_or_none=bool(job_ids))
+
+    return _act_on(path, job_ids, wanted, RETRYABLE_STATES, revive)
 
 
 def delete_in(path: str, job_ids: Sequence[str], wanted: JobFilter) -> Document:

@@ -46,7 +46,7 @@ class EndedJobs:
     async def retry(self, job: Job) -> Job:
         """See `Runtime.retry`."""
         [(job, parents)] = await self._with_parents([job])
-        refusal = self._refusal(job, parents, frozenset())
+        refusal = self._refusal(job, parents, frozenset(), set())
         if refusal is not None:
             raise refusal
         _drop_expiry(job)
@@ -60,8 +60,9 @@ class EndedJobs:
         Unavailable."""
         found = await self._with_parents([job for job in jobs if job.state in RETRYABLE_STATES])
         ids = frozenset(job.id for job, _ in found)
+        keys: set[str] = set()
         for job, parents in found:
-            refusal = self._refusal(job, parents, ids)
+            refusal = self._refusal(job, parents, ids, keys)
             if refusal is not None:
                 raise refusal
         for job, _ in found:
@@ -76,7 +77,8 @@ class EndedJobs:
         async def retry(jobs: Sequence[Job]) -> tuple[list[str], bool]:
             found = await self._with_parents(sorted(jobs, key=lambda job: job.order))
             ids = frozenset(job.id for job, _ in found)
-            fit = [one for one in found if self._refusal(*one, ids) is None]
+            keys: set[str] = set()
+            fit = [one for one in found if self._refusal(*one, ids, keys) is None]
             for job, _ in fit:
                 _drop_expiry(job)
             taken = fit[: self._room_for([job for job, _ in fit])]
@@ -144,9 +146,10 @@ class EndedJobs:
             return None
 
     def _refusal(
-        self, job: Job, parents: Sequence[Job], together: frozenset[str]
+        self, job: Job, parents: Sequence[Job], together: frozenset[str], keys: set[str]
     ) -> InvalidTransition | None:
-        """Why the job cannot run again, if it cannot; `together` run again with it."""
+        """Why the job cannot run again, if it cannot; `together` run again with it, and `keys` are
+        the unique keys of those that were asked about before: its own joins them."""
         if self._finisher.is_in_transition(job) or job.state not in RETRYABLE_STATES:
             text = f"job {job.id} is {job.state}; only failed or cancelled jobs run again"
             return InvalidTransition(text)
@@ -162,6 +165,17 @@ class EndedJobs:
             if parent.is_ended and parent.state is not COMPLETED and parent.id not in together:
                 text = f"job {job.id}: its parent {parent.id} is {parent.state}; retry that too"
                 return InvalidTransition(text)
+        return self._key_refusal(job, keys)
+
+    def _key_refusal(self, job: Job, keys: set[str]) -> InvalidTransition | None:
+        key = None if job.options is None else job.options.unique_key
+        if key is None:
+            return None
+        other = self._intake.unique_keys.other_holder(key, job)
+        if other is not None or key in keys:
+            holder = "another that is retried" if other is None else f"job {other.id}"
+            return InvalidTransition(f"job {job.id}: {holder} has its unique key {key!r} now")
+        keys.add(key)
         return None
 
     def _room_for(self, jobs: Sequence[Job]) -> int:
@@ -184,6 +198,8 @@ class EndedJobs:
                 if parents:
                     self._intake.held.expect(job, parents)
                 self._finisher.revive(job)
+                if job.options is not None and job.options.unique_key is not None:
+                    self._intake.unique_keys.claim(job.options.unique_key, job)
 
         jobs = await self._store.bring_back([job for job, _ in found], revive)
         for job in jobs:

@@ -113,7 +113,8 @@ class Dispatcher:
 
     def job_of_task(self, runner: asyncio.Task[Any]) -> Job | None:
         """The job that an asyncio task attempts now. Safe from another thread: it only reads."""
-        return next((s.job for s in list(self.running()) if s.runner is runner), None)
+        found = (s for s in list(self.running()) if s.runner is runner)
+        return next((getattr(slot, "job", None) for slot in found), None)  # it may rest by now
 
     def request_stop(self, job: Job, message: str = "") -> bool:
         """Tell a running job to end as cancelled; False where it is not running."""
@@ -297,6 +298,7 @@ class Dispatcher:
         lane.busy -= 1
         lane.running.discard(slot)
         slot.is_started = False
+        del slot.job
         wakeup = asyncio.get_running_loop().create_future()
         lane.idle.append(slot)
         lane.wakeups[slot] = wakeup

@@ -48,7 +48,10 @@ SHORTEST_BUCKET_S = DURATION_BUCKETS_S[0]
 
 
 class Finisher:
-    """Decides, records, publishes: in that order, so that nobody sees what could still be lost."""
+    """Decides, records, publishes: in that order, so that nobody sees what could still be lost.
+
+    fleet_counts_tries  who hands jobs out does: a wish to be run again is always granted
+    """
 
     def __init__(
         self,
@@ -62,6 +65,7 @@ class Finisher:
         crashes_max: int,
         result_bytes_max: int,
         must_encode: bool,
+        fleet_counts_tries: bool = False,
     ) -> None:
         self._table = table
         self._events = events
@@ -73,6 +77,7 @@ class Finisher:
         self._crashes_max = crashes_max
         self._result_bytes_max = result_bytes_max
         self._must_encode = must_encode
+        self._fleet_counts_tries = fleet_counts_tries
         self._in_transition: dict[str, list[asyncio.Future[None]]] = {}
         self.interrupted_count = 0
 
@@ -115,6 +120,10 @@ class Finisher:
         """Whether a decision about `job` is being recorded and not yet shown."""
         return job.id in self._in_transition
 
+    def is_returning(self, job: Job) -> bool:
+        """Whether an ended job is going to run again, and is not yet shown so."""
+        return job.is_ended and job.id in self._in_transition
+
     async def wait_shown(self, job: Job) -> None:
         """Wait until the decision about `job` that is being recorded is shown."""
         waiters = self._in_transition.get(job.id)
@@ -150,8 +159,7 @@ class Finisher:
         if outcome.kind is RETURNED:
             return self._completed(job, outcome, now)
         if outcome.kind is OutcomeKind.RUN_AGAIN:
-            attempt = job.attempt if outcome.uses_attempt else job.attempt - 1
-            return _waiting(job, now, outcome.again_s, attempt=attempt, failure=None)
+            return self._asked_again(job, outcome, now)
         failure = outcome.failure
         assert failure is not None, "only a returned value comes without a failure"
         if outcome.stopped_by is StopReason.CANCEL:
@@ -164,6 +172,16 @@ class Finisher:
         retry = retry_of(job)
         if outcome.retryable and tries < retry.max_attempts:
             return _waiting(job, now, retry.wait_s(tries), attempt=job.attempt, failure=failure)
+        return Transition(FAILED, now, None, failure, 0.0, job.attempt, job.crashes)
+
+    def _asked_again(self, job: Job, outcome: Outcome, now: float) -> Transition:
+        if not outcome.uses_attempt:
+            return _waiting(job, now, outcome.again_s, attempt=job.attempt - 1, failure=None)
+        tries_max = retry_of(job).max_attempts
+        if self._fleet_counts_tries or job.attempt - job.crashes < tries_max:
+            return _waiting(job, now, outcome.again_s, attempt=job.attempt, failure=None)
+        text = f"asked to be run again, and has used up its tries: {tries_max}"
+        failure = Failure(Reason.ERROR, "RunAgain", text)
         return Transition(FAILED, now, None, failure, 0.0, job.attempt, job.crashes)
 
     def _completed(self, job: Job, outcome: Outcome, now: float) -> Transition:

@@ -77,7 +77,7 @@ class Slot:
         "watch",
     )
 
-    job: Job  # the running one, or the last
+    job: Job  # the running one; none while the slot is idle, or its result would outlive it
 
     def __init__(self, lane: Lane, watch: Callable[[float], None], clock: Clock) -> None:
         self.lane = lane

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import heapq
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator
 from itertools import islice
 
@@ -16,6 +16,7 @@ from worker_runtime.errors import ShuttingDown, Unavailable
 from worker_runtime.model.job import Job, ttl_of
 
 _PRUNED_AT_A_TIME = 1000
+_COMPACT_AT_LEAST = 64
 
 
 class JobTable:
@@ -35,8 +36,11 @@ class JobTable:
         self._history_ttl_s = history_ttl_s
         self._waiters_max = waiters_max
         self._waiting = 0
+        # In the order of their ends; those with a time to live of their own apart, and these once
+        # more by when it passes, where an entry whose job has left is passed over.
         self._ended: deque[Job] = deque()
-        self._ended_by_ttl: dict[float, deque[Job]] = {}
+        self._ended_own: OrderedDict[str, Job] = OrderedDict()
+        self._passing: list[tuple[float, int, str]] = []
         self._kept = 0
 
     @property
@@ -106,13 +110,11 @@ class JobTable:
         if ttl_s is None:
             self._ended.append(job)
         else:
-            line = self._ended_by_ttl.get(ttl_s)
-            if line is None:
-                line = self._ended_by_ttl[ttl_s] = deque()
-            line.append(job)
+            self._ended_own[job.id] = job
+            heapq.heappush(self._passing, _entry_of(job, ttl_s))
         if self._kept < self._history_count_max:
             self._kept += 1
-        elif not self._ended_by_ttl:
+        elif not self._ended_own:
             oldest = self._ended.popleft()
             del self.jobs[oldest.id]
         else:
@@ -120,12 +122,13 @@ class JobTable:
 
     def revive(self, job: Job) -> None:
         """Take an ended job out of the history: it is going to run again."""
-        ttl_s = ttl_of(job)
-        line = self._ended if ttl_s is None else self._ended_by_ttl.get(ttl_s, ())
-        if job in line:  # jobs compare by identity
-            line.remove(job)  # type: ignore[union-attr]
+        if self._ended_own.get(job.id) is job:
+            del self._ended_own[job.id]
             self._kept -= 1
-            self._drop_empty_lines()
+            self._compact()
+        elif job in self._ended:  # jobs compare by identity
+            self._ended.remove(job)
+            self._kept -= 1
 
     def release_waiters(self) -> None:
         """Tell those who wait for jobs that will not end in this process. Raises in them."""
@@ -148,12 +151,18 @@ class JobTable:
     def prune(self, now: float) -> None:
         """Drop ended jobs whose time has passed, a bounded number at a time."""
         budget = _PRUNED_AT_A_TIME
-        for ttl_s, line in ((self._history_ttl_s, self._ended), *self._ended_by_ttl.items()):
-            while line and budget and (line[0].ended_at or 0.0) + ttl_s < now:
-                del self.jobs[line.popleft().id]
+        line, ttl_s = self._ended, self._history_ttl_s
+        while line and budget and (line[0].ended_at or 0.0) + ttl_s < now:
+            del self.jobs[line.popleft().id]
+            self._kept -= 1
+            budget -= 1
+        passing = self._passing
+        while passing and budget and passing[0][0] < now:
+            entry = heapq.heappop(passing)
+            if self._is_kept(entry):
+                del self._ended_own[entry[2]], self.jobs[entry[2]]
                 self._kept -= 1
                 budget -= 1
-        self._drop_empty_lines()
 
     def listed(
         self, matches: Callable[[Job], bool], *, limit: int, below: int | None = None
@@ -187,14 +196,30 @@ class JobTable:
         return job.ended_at + (self._history_ttl_s if ttl_s is None else ttl_s) < now
 
     def _drop_oldest(self) -> None:
-        lines = [line for line in (self._ended, *self._ended_by_ttl.values()) if line]
-        line = min(lines, key=lambda line: line[0].ended_at or 0.0)
-        del self.jobs[line.popleft().id]
-        self._drop_empty_lines()
+        first_own = next(iter(self._ended_own.values()))
+        if self._ended and (self._ended[0].ended_at or 0.0) <= (first_own.ended_at or 0.0):
+            oldest = self._ended.popleft()
+        else:
+            oldest = first_own
+            del self._ended_own[oldest.id]
+            self._compact()
+        del self.jobs[oldest.id]
 
-    def _drop_empty_lines(self) -> None:
-        for ttl_s in [ttl_s for ttl_s, line in self._ended_by_ttl.items() if not line]:
-            del self._ended_by_ttl[ttl_s]
+    def _is_kept(self, entry: tuple[float, int, str]) -> bool:
+        """Whether this entry of `_passing` is the one of an ended job that is still kept."""
+        job = self._ended_own.get(entry[2])
+        return job is not None and _entry_of(job, ttl_of(job) or 0.0) == entry
+
+    def _compact(self) -> None:
+        """Keep `_passing` in proportion to the jobs that it is about."""
+        if len(self._passing) > 2 * len(self._ended_own) + _COMPACT_AT_LEAST:
+            self._passing = [_entry_of(job, ttl_of(job) or 0.0) for job in self._ended_own.values()]
+            heapq.heapify(self._passing)
+
+
+def _entry_of(job: Job, ttl_s: float) -> tuple[float, int, str]:
+    """When the job's own time to live passes, and which job it is."""
+    return (job.ended_at or 0.0) + ttl_s, job.order, job.id
 
 
 def _order_of(job: Job) -> int:

@@ -20,10 +20,12 @@ from tests.support.sqlite_stores import (
     rows,
     started,
 )
+from worker_runtime.errors import InvalidTransition
 from worker_runtime.model.activity import Failure
 from worker_runtime.model.job import Job
 from worker_runtime.model.outcome import Transition
 from worker_runtime.model.states import CANCELLED, FAILED, QUEUED
+from worker_runtime.model.tasks.options import JobOptions
 from worker_runtime.stores.sqlite.archive import IDS_MAX
 from worker_runtime.stores.sqlite.store import SqliteStore
 
@@ -91,6 +93,23 @@ async def test_dead_letters_run_again_in_the_next_life(tmp_path: Path) -> None:
     assert first.activity.attempts[0].failure is not None
     assert first.activity.attempts[0].failure.error == "no"
     assert third.id == "job-3"
+    await store.close()
+
+
+async def test_a_dead_letter_whose_key_another_has_is_passed_over(tmp_path: Path) -> None:
+    """A24, with no worker there."""
+    store = make_store(tmp_path)
+    await store.open()
+    await recovered(store)
+    jobs = Jobs()
+    for key in ("a", "b", "b", "c"):
+        await ended(store, jobs.make(options=JobOptions(unique_key=key)), fails=True)
+    await kept(store, jobs.make(options=JobOptions(unique_key="a")))
+    letters = ["job-1", "job-2", "job-3"]
+    with pytest.raises(InvalidTransition, match="job job-1: another has its unique key 'a' now"):
+        await store.archive.revive(letters, all_or_none=True)
+    assert await store.archive.revive(letters) == ["job-2"]
+    assert await store.archive.revive(["job-3", "job-4"]) == ["job-4"]
     await store.close()
 
 

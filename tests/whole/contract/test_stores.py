@@ -199,6 +199,25 @@ async def test_a_job_that_asks_to_run_again_does(store_url: str) -> None:
         assert world.runs[job.id] == 3
 
 
+async def test_runs_that_count_use_up_the_tries(store_url: str) -> None:
+    """A26."""
+    runs = 0
+
+    @task(retry=Retry(max_attempts=3))
+    async def stubborn() -> None:
+        nonlocal runs
+        runs += 1
+        raise RunAgain(0.001, uses_attempt=True)
+
+    async with Runtime([stubborn], store=store_url, settings=Settings()) as runtime:
+        job = await runtime.enqueue(stubborn)
+        with pytest.raises(JobFailed, match="has used up its tries: 3"):
+            await job.result(timeout_s=5)
+        assert runs == 3
+        await (await runtime.retry(job.id)).wait(timeout_s=5)
+        assert runs == 6  # on request it has a fresh budget
+
+
 async def test_waiting_and_running_jobs_can_be_cancelled(store_url: str) -> None:
     world = World()
     async with world.runtime(store_url, concurrency=1) as runtime:

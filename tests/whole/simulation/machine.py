@@ -229,7 +229,8 @@ class RuntimeMachine(RuleBasedStateMachine):
     @rule(data=st.data(), delay_s=st.sampled_from([0.0, 70.0]), uses_attempt=st.booleans())
     def run_again(self, data: st.DataObject, delay_s: float, uses_attempt: bool) -> None:
         job = self._end(data, RunAgain(delay_s, uses_attempt=uses_attempt))
-        due_at = self.due_at(job.id, self.wall_clock() + delay_s) if delay_s else 0.0
+        will_run = not uses_attempt or job.attempt < self.reference.attempts_max
+        due_at = self.due_at(job.id, self.wall_clock() + delay_s) if delay_s and will_run else 0.0
         self.reference.run_again(job, due_at, uses_attempt=uses_attempt)
         self.reference.start()
 

@@ -81,6 +81,9 @@ class Reference:
     def run_again(self, job: ExpectedJob, due_at: float, *, uses_attempt: bool) -> None:
         if not uses_attempt:
             job.attempt -= 1
+        elif job.attempt >= self.attempts_max:
+            job.state = State.FAILED
+            return
         self._wait(job, due_at)
 
     def retry(self, job: ExpectedJob) -> None:

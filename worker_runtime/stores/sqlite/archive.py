@@ -6,6 +6,7 @@ import sqlite3
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
+from worker_runtime.errors import InvalidTransition
 from worker_runtime.model.job import Job
 from worker_runtime.model.outcome import revival
 from worker_runtime.model.states import RETRYABLE_STATES, State
@@ -15,13 +16,21 @@ from worker_runtime.stores.sqlite.batch import Batch
 from worker_runtime.stores.sqlite.file.reader import Reader
 from worker_runtime.stores.sqlite.file.retention import Retention
 from worker_runtime.stores.sqlite.file.statements import write
-from worker_runtime.stores.sqlite.rows import ALL, FIXED, changed_columns, decode_job
+from worker_runtime.stores.sqlite.rows import (
+    ALL,
+    FIXED,
+    Columns,
+    changed_columns,
+    decode_job,
+    unique_key_in,
+)
 
 Work = Callable[[sqlite3.Connection], Any]
 
 IDS_MAX = 1000
 
 _COLUMNS = ", ".join(ALL)
+_OPTIONS = ALL.index("options")
 _RETRYABLE = ", ".join(f"'{state}'" for state in sorted(RETRYABLE_STATES))
 
 
@@ -99,29 +108,57 @@ class Archive:
         count: int = await self._call(work)
         return count
 
-    async def revive(self, job_ids: Sequence[str]) -> list[str]:
+    async def revive(self, job_ids: Sequence[str], *, all_or_none: bool = False) -> list[str]:
         """Queue the failed and cancelled ones of these jobs (at most `IDS_MAX`) again, with a fresh
         budget; returns their ids. For a store that no runtime works on: the next to open it runs
-        them. With a runtime, ask the runtime."""
+        them. With a runtime, ask the runtime.
+
+        One whose unique key an unfinished job has, also an older one of these, is passed over; with
+        `all_or_none` it raises InvalidTransition, and none is queued.
+        """
         ids = _bounded(job_ids)
 
         def work(connection: sqlite3.Connection) -> list[str]:
             rows = connection.execute(
                 f"SELECT {_COLUMNS} FROM worker_jobs WHERE id IN ({', '.join('?' * len(ids))}) "
-                f"AND state IN ({_RETRYABLE})",
+                f"AND state IN ({_RETRYABLE}) ORDER BY place",
                 ids,
             ).fetchall()
+            keyless = _without_held_keys(connection, rows)
+            if all_or_none and len(keyless) < len(rows):
+                held = next(row for row in rows if row not in keyless)
+                key = unique_key_in(held[_OPTIONS])
+                raise InvalidTransition(f"job {held[1]}: another has its unique key {key!r} now")
             batch = Batch()
-            for row in rows:
+            for row in keyless:
                 job = decode_job(row, self.tasks, checked=False)
                 changed = changed_columns(job, revival(job, self.clock.wall()))
                 batch.revive([*row[: len(FIXED)], *changed])
             write(connection, batch)
             self._retention.committed(batch)
-            return [row[1] for row in rows]
+            return [row[1] for row in keyless]
 
         queued: list[str] = await self._call(work)
         return queued
+
+
+def _without_held_keys(
+    connection: sqlite3.Connection, rows: Sequence[Columns]
+) -> Sequence[Columns]:
+    """Those of the rows whose unique key no unfinished job has, nor one of the rows before."""
+    keys = [unique_key_in(row[_OPTIONS]) for row in rows]
+    if not any(keys):
+        return rows
+    unfinished = connection.execute(
+        "SELECT options FROM worker_jobs WHERE ended_at IS NULL AND options IS NOT NULL"
+    )
+    held = {unique_key_in(options) for (options,) in unfinished} - {None}
+    free = []
+    for row, key in zip(rows, keys, strict=True):
+        if key is None or key not in held:
+            free.append(row)
+            held.add(key)
+    return free
 
 
 def _bounded(job_ids: Sequence[str]) -> list[str]:

@@ -268,6 +268,11 @@ def decode_job(row: Columns, tasks: Callable[[str], TaskDefinition], *, checked:
     return job
 
 
+def unique_key_in(options: bytes | None) -> str | None:
+    """The unique key among a row's options. Raises msgspec.MsgspecError."""
+    return None if options is None else _decode_options(options).unique_key
+
+
 def _result(encoded: bytes, task: TaskDefinition) -> Any:
     """The stored value, as the task's return annotation where it fits."""
     value = _decode(encoded)

@@ -239,8 +239,10 @@ class ChildProcess:
         """`work` is out of the child again."""
         self.in_flight.remove(work)
         work.child = None
-        if not self.in_flight and self.state is BUSY:
-            self.state = LEAVING if self.is_doomed else IDLE
+        if not self.in_flight:
+            self._messages.rest()
+            if self.state is BUSY:
+                self.state = LEAVING if self.is_doomed else IDLE
 
     def _start_upload(self, work: Work, segments: list[memoryview]) -> None:
         try:

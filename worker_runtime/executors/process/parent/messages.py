@@ -33,7 +33,8 @@ class ChildMessages:
 
     def __init__(self, loop: asyncio.AbstractEventLoop, stdout: int, stderr: int) -> None:
         self.pid: int | None = None
-        self._job: Job | None = None
+        self._job: Job | None = None  # while it runs: an idle child keeps no result alive
+        self._names: tuple[str | None, str | None] = (None, None)
         self._stdout = OutputReader(loop, stdout, lambda line: self._log_output("stdout", line))
         self._stderr = OutputReader(loop, stderr, lambda line: self._log_output("stderr", line))
 
@@ -50,6 +51,11 @@ class ChildMessages:
         if self._stderr.was_heard:
             self._stderr.begin_job()
         self._job = job
+        self._names = (job.id, job.task.name)
+
+    def rest(self) -> None:
+        """Nothing runs in the child now."""
+        self._job = None
 
     def drain(self) -> None:
         self._stdout.drain()
@@ -90,12 +96,8 @@ class ChildMessages:
         child_logger.info("%s", line, extra={**self._extra(), "stream": stream})
 
     def _extra(self) -> dict[str, Any]:
-        job = self._job
-        return {
-            "job_id": None if job is None else job.id,
-            "task": None if job is None else job.task.name,
-            "child_pid": self.pid,
-        }
+        job_id, task = self._names
+        return {"job_id": job_id, "task": task, "child_pid": self.pid}
 
 
 def error_of(kind: int, payload: bytes) -> BaseException:
