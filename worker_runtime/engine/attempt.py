@@ -12,9 +12,9 @@ from worker_runtime.engine.slots import Slot
 from worker_runtime.errors import (
     ChildCrashed,
     JobInterrupted,
+    Refused,
     RemoteFailure,
     RunAgain,
-    StoreUnavailable,
 )
 from worker_runtime.model.activity import Failure
 from worker_runtime.model.bounded import error_text, traceback_text
@@ -34,6 +34,11 @@ _TYPE_NAME_CHARS_MAX = 200
 
 Middleware = Callable[[JobContext, Callable[[], Awaitable[Any]]], Awaitable[Any]]
 """`async def middleware(ctx, call_next)`: awaits `call_next()` once, as a rule, for the value."""
+
+
+class _NeverAccepted(Exception):
+    """The record of a job's start says that the job was refused. A class of this module alone, so
+    that nothing which a task or a middleware raises can pass for it."""
 
 
 class Attempts:
@@ -102,7 +107,10 @@ class Attempts:
             if self._recorder is not None:
                 recorded = self._recorder.record_started(job)
                 if recorded is not None:
-                    await recorded
+                    try:
+                        await recorded
+                    except Refused as refusal:
+                        raise _NeverAccepted from refusal
             if self._middleware:
                 return await self._wrapped(slot)
             return await job.task.executor.start(slot)
@@ -166,7 +174,7 @@ class Attempts:
         job, limit = slot.job, self._error_bytes_max
         if isinstance(error, GeneratorExit) and not _runs_now(slot):
             raise error  # the slot's own coroutine is being closed: its event loop ends
-        if isinstance(error, StoreUnavailable):
+        if type(error) is _NeverAccepted:
             return Outcome(OutcomeKind.REFUSED)
         if slot.stopped_by is not None:
             was_told = isinstance(error, asyncio.CancelledError | JobInterrupted | ChildCrashed)
