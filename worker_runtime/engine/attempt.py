@@ -12,9 +12,9 @@ from worker_runtime.engine.slots import Slot
 from worker_runtime.errors import (
     ChildCrashed,
     JobInterrupted,
+    Refused,
     RemoteFailure,
     RunAgain,
-    StoreUnavailable,
 )
 from worker_runtime.executors.returned import ENDS, discard, finished, is_unfinished, order_in
 from worker_runtime.model.activity import Failure
@@ -35,6 +35,11 @@ _TYPE_NAME_CHARS_MAX = 200
 
 Middleware = Callable[[JobContext, Callable[[], Awaitable[Any]]], Awaitable[Any]]
 """`async def middleware(ctx, call_next)`: awaits `call_next()` once, as a rule, for the value."""
+
+
+class _NeverAccepted(Exception):
+    """The record of a job's start says that the job was refused. A class of this module alone, so
+    that nothing which a task or a middleware raises can pass for it."""
 
 
 class Attempts:
@@ -103,7 +108,10 @@ class Attempts:
             if self._recorder is not None:
                 recorded = self._recorder.record_started(job)
                 if recorded is not None:
-                    await recorded
+                    try:
+                        await recorded
+                    except Refused as refusal:
+                        raise _NeverAccepted from refusal
             if self._middleware:
                 return await self._wrapped(slot)
             return await job.task.executor.start(slot)
@@ -176,9 +184,9 @@ class Attempts:
         job, limit = slot.job, self._error_bytes_max
         if isinstance(error, GeneratorExit) and not _runs_now(slot):
             raise error  # the slot's own coroutine is being closed: its event loop ends
-        error = order_in(error)
-        if isinstance(error, StoreUnavailable):
+        if type(error) is _NeverAccepted:
             return Outcome(OutcomeKind.REFUSED)
+        error = order_in(error)
         if slot.stopped_by is not None:
             was_told = isinstance(error, asyncio.CancelledError | JobInterrupted | ChildCrashed)
             if was_told or not self._may_end_late(slot):

@@ -124,7 +124,7 @@ class Recorder(Protocol):
 
     def record_started(self, job: Job) -> asyncio.Future[None] | None:
         """Keep that `job` is running attempt `job.attempt`. The task must not be called before the
-        future ends; None: it may be called now. Raises StoreUnavailable only for a job that was
+        future ends; None: it may be called now. The future raises Refused only for a job that was
         never accepted because `keep` failed; a kept job waits for space."""
         ...
 

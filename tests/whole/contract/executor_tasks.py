@@ -7,8 +7,9 @@ import time
 from pathlib import Path
 from typing import NoReturn
 
-from worker_runtime.errors import RunAgain
+from worker_runtime.errors import QueueFull, RunAgain, ShuttingDown, StoreUnavailable
 from worker_runtime.model.context import JobContext
+from worker_runtime.model.tasks.definition import task
 
 ERRORS: dict[str, type[BaseException]] = {
     "ValueError": ValueError,
@@ -16,6 +17,9 @@ ERRORS: dict[str, type[BaseException]] = {
     "StopIteration": StopIteration,
     "StopAsyncIteration": StopAsyncIteration,
     "GeneratorExit": GeneratorExit,
+    "StoreUnavailable": StoreUnavailable,
+    "QueueFull": QueueFull,
+    "ShuttingDown": ShuttingDown,
 }
 
 
@@ -34,6 +38,16 @@ def fail(kind: str) -> NoReturn:
 
 async def fail_async(kind: str) -> NoReturn:
     await asyncio.sleep(0)
+    raise ERRORS[kind]("on purpose")
+
+
+@task(run_in="thread")
+def fail_in_thread(kind: str) -> NoReturn:
+    raise ERRORS[kind]("on purpose")
+
+
+@task(run_in="process")
+def fail_in_child(kind: str) -> NoReturn:
     raise ERRORS[kind]("on purpose")
 
 

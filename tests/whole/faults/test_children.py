@@ -90,6 +90,25 @@ async def test_a_crash_leaves_the_jobs_in_line_behind_it_alone(tmp_path: Path) -
             assert call.began_count == 1
 
 
+async def test_a_crash_is_that_of_the_job_that_ran_however_often_the_next_was_unread(
+    tmp_path: Path,
+) -> None:
+    """Two children have died already before they read what is in line."""
+    marker = tmp_path / "marker"
+    async with process_pool(tasks.crash_unless_first, tasks.add) as pool:
+        quick = [pool.call(tasks.add, number) for number in range(20)]
+        fine = pool.call(tasks.crash_unless_first, str(marker))
+        crashing = pool.call(tasks.crash_unless_first, str(marker))
+        behind = [pool.call(tasks.add, number) for number in range(20)]
+        await asyncio.sleep(0)
+        for call in behind:
+            pool.executor._works[call].deaths = 2
+        assert await fine.result() == "fine"
+        assert (await crash(crashing)).note == "exit_3"
+        for number, call in enumerate(quick + behind):
+            assert await call.result() == number % 20 + 1
+
+
 async def test_a_kill_at_the_deadline_leaves_the_jobs_in_line_behind_it_alone(
     tmp_path: Path,
 ) -> None:

@@ -208,7 +208,7 @@ class ProcessExecutor:
             self._idle.remove(child)
         unread = child.take_back()
         lost = child.work
-        if unread:
+        if unread and lost is None:  # else it died of what ran
             unread[0].deaths += 1
             if unread[0].deaths >= _DEATHS_MAX:
                 lost = unread.pop(0)
