@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from worker_runtime import InvalidJob
 from worker_runtime.model.job_id import JobIds, check_job_id
-from worker_runtime.model.states import JOB_ID_PATTERN
+from worker_runtime.model.states import JOB_ID_WORDS
 
 
 def test_an_id_begins_with_its_time_and_differs_in_its_random_part() -> None:
@@ -50,7 +50,7 @@ def test_ids_that_can_be_given(job_id: str) -> None:
     ],
 )
 def test_hostile_ids_are_refused(job_id: str) -> None:
-    with pytest.raises(InvalidJob, match=re.escape(JOB_ID_PATTERN)):
+    with pytest.raises(InvalidJob, match=re.escape(JOB_ID_WORDS)):
         check_job_id(job_id)
 
 

@@ -7,7 +7,7 @@ import os
 import re
 
 from worker_runtime.errors import InvalidJob
-from worker_runtime.model.states import JOB_ID_PATTERN
+from worker_runtime.model.states import JOB_ID_PATTERN, JOB_ID_WORDS
 
 _matches = re.compile(JOB_ID_PATTERN).fullmatch
 _RANDOM_BYTES = 9
@@ -52,5 +52,5 @@ class JobIds:
 def check_job_id(job_id: object) -> str:
     """`job_id`, if it can be one. Raises InvalidJob."""
     if not isinstance(job_id, str) or _matches(job_id) is None:
-        raise InvalidJob(f"job id {str(job_id)[:140]!r} must match {JOB_ID_PATTERN}")
+        raise InvalidJob(f"job id {str(job_id)[:140]!r} must {JOB_ID_WORDS}")
     return job_id

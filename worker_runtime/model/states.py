@@ -6,6 +6,7 @@ import enum
 
 # Of ids and of queues' names, which stand in paths: in one, `.` and `..` mean another place.
 JOB_ID_PATTERN = r"(?!\.\.?$)[A-Za-z0-9._:-]{1,128}"
+JOB_ID_WORDS = "match [A-Za-z0-9._:-]{1,128} and be neither . nor .."
 
 
 class Priority(enum.IntEnum):

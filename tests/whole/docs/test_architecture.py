@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import asyncio
+import contextvars
 import re
 import sys
 import tomllib
@@ -71,16 +73,20 @@ async def test_a_jobs_way_is_the_one_that_is_shown() -> None:
         if event == "call" and path.is_relative_to(PACKAGE) and path not in beside:
             entered.append(path.stem)
 
-    async with Runtime([double]) as runtime:
-        for number in range(3):  # the first ones make the slot and wake it up
-            await (await runtime.enqueue(double, number)).result()
-        await runtime.join()
-        sys.setprofile(note)
-        try:
-            job = await runtime.enqueue(double, 4)
-            await job.result()
-        finally:
-            sys.setprofile(None)
+    async def run_one() -> None:
+        async with Runtime([double]) as runtime:
+            for number in range(3):  # the first ones make the slot and wake it up
+                await (await runtime.enqueue(double, number)).result()
+            await runtime.join()
+            sys.setprofile(note)
+            try:
+                job = await runtime.enqueue(double, 4)
+                await job.result()
+            finally:
+                sys.setprofile(None)
+
+    # Without context variables, as in a program of its own: those of a test are looked at by name.
+    await asyncio.create_task(run_one(), context=contextvars.Context())
     files = [name for at, name in enumerate(entered) if at == 0 or entered[at - 1] != name]
     [way] = blocks_in(SECTIONS["One job's way"], "text")
     assert " > ".join(files) == " ".join(way.split())

@@ -15,7 +15,7 @@ import msgspec
 from worker_runtime.errors import ConfigurationError, InvalidJob
 from worker_runtime.model.bounded import clean
 from worker_runtime.model.job_id import check_job_id
-from worker_runtime.model.states import JOB_ID_PATTERN, PRIORITY_NAMES, Priority, State, no_priority
+from worker_runtime.model.states import PRIORITY_NAMES, Priority, State, no_priority
 from worker_runtime.model.tasks.policy import Retry, is_number
 
 AHEAD_MAX_S = 10 * 365 * 86_400.0
@@ -101,7 +101,7 @@ class QueueName(Kind, frozen=True):
 
 
 class JobId(Kind, frozen=True):
-    words: str = f"text that matches {JOB_ID_PATTERN}"
+    words: str = "text that matches [A-Za-z0-9._:-]{1,128}, neither . nor .."
 
     def checked(self, name: str, value: Any) -> Any:
         return check_job_id(value)
