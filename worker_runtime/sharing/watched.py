@@ -8,7 +8,8 @@ from collections.abc import Sequence
 
 from worker_runtime.engine.table import JobTable
 from worker_runtime.model.job import Job
-from worker_runtime.stores.redis.location import end_tasks, exceptions
+from worker_runtime.stores.redis.location import end_tasks
+from worker_runtime.stores.redis.script import REDIS_ERRORS
 from worker_runtime.stores.redis.store import RedisStore
 
 logger = logging.getLogger("worker_runtime.redis")
@@ -77,7 +78,7 @@ class WatchedJobs:
                     del self._watched[job_id]
             try:
                 seen = await self._look(waited, missing) if waited else False
-            except (exceptions.RedisError, OSError) as error:
+            except REDIS_ERRORS as error:
                 logger.warning("results cannot be looked for: %s", error)
                 seen = False
             poll_s = _POLL_FIRST_S if seen else min(_POLL_MAX_S, poll_s * 1.5)
