@@ -26,6 +26,7 @@ from worker_runtime.model.figures import StoreStatistics
 from worker_runtime.model.filter import JobFilter
 from worker_runtime.model.job import Job
 from worker_runtime.model.states import TERMINAL_STATES, Priority
+from worker_runtime.model.tasks.kinds import CLASSES_DO_NOT_TRAVEL
 from worker_runtime.stores.boundary import LOOKS_ONLY, Feature, Here, Host, Recorder, Session
 from worker_runtime.stores.redis.claims import ClaimCalls
 from worker_runtime.stores.redis.ends import Ends
@@ -79,6 +80,7 @@ class RedisStore(SharedStore):
             "aging_s cannot work with a Redis store, where each priority is a line of its own; "
             "leave it out"
         ),
+        "only_for": CLASSES_DO_NOT_TRAVEL,
         "transaction": "transaction() needs a store in a file: store='sqlite:///...'",
     }
 
