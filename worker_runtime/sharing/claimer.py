@@ -20,6 +20,7 @@ from worker_runtime.engine.table import JobTable
 from worker_runtime.model.job import Job
 from worker_runtime.model.states import RUNNING, StopReason
 from worker_runtime.sharing.claimed import ClaimedJobs
+from worker_runtime.sharing.watched import WatchedJobs
 from worker_runtime.stores.redis.location import end_tasks
 from worker_runtime.stores.redis.script import REDIS_ERRORS, is_passing
 from worker_runtime.stores.redis.store import RedisStore
@@ -52,6 +53,7 @@ class Claimer:
         dispatcher: Dispatcher,
         draining: Draining,
         table: JobTable,
+        watched: WatchedJobs,
         claimed: ClaimedJobs,
         clock: Clock,
         *,
@@ -64,6 +66,7 @@ class Claimer:
         self._dispatcher = dispatcher
         self._draining = draining
         self._table = table
+        self._watched = watched
         self._claimed = claimed
         self._clock = clock
         self._poll_max_s = poll_max_s
@@ -97,7 +100,7 @@ class Claimer:
         for lane in self._lanes.values():
             for job in list(lane.queue):
                 lane.queue.withdraw(job)
-                self._table.forget(job)
+                self._watched.put_back(job)
                 lease = self._store.leases.held.get(job.id)
                 if lease is not None:
                     leases.append(lease)
@@ -287,4 +290,4 @@ class Claimer:
                     slot.request_stop(StopReason.SHUTDOWN)
             else:
                 self._dispatcher.withdraw(job)
-                self._table.forget(job)
+                self._watched.put_back(job)

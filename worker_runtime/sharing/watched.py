@@ -64,6 +64,12 @@ class WatchedJobs:
                 self._watch(), name="redis-result-watcher"
             )
 
+    def put_back(self, job: Job) -> None:
+        """A job that was here waits in the store again, for whoever is free first."""
+        self._table.forget(job)
+        if job.waiters:
+            self.watch(job)
+
     async def _watch(self) -> None:
         poll_s = _POLL_FIRST_S
         missing: dict[str, int] = {}

@@ -79,6 +79,19 @@ async def test_a_job_that_asks_to_run_again_does(store: Place, world: World) -> 
         assert world.runs[job.id] == 3
 
 
+async def test_whoever_waits_while_it_runs_is_told_though_it_is_tried_again(
+    store: Place, world: World
+) -> None:
+    async with world.runtime(store) as runtime:
+        job = await runtime.enqueue("stumble")
+        await world.running(job.id)
+        found = await runtime.find(job.id)
+        waiting = [asyncio.create_task(each.result(timeout_s=5)) for each in (job, found)]
+        await asyncio.sleep(0)  # they wait
+        world.gate.set()
+        assert await asyncio.gather(*waiting) == [2, 2]
+
+
 async def test_runs_that_count_use_up_the_tries(store: Place) -> None:
     runs = 0
 
