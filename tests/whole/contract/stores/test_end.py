@@ -92,6 +92,17 @@ async def test_whoever_waits_while_it_runs_is_told_though_it_is_tried_again(
         assert await asyncio.gather(*waiting) == [2, 2]
 
 
+async def test_everybody_who_waits_is_told(store: Place, world: World) -> None:
+    async with world.runtime(store) as runtime:
+        runtime.pause("default")
+        handles = [await runtime.enqueue("note", 1)]
+        handles += [await runtime.find(handles[0].id) for _ in range(3)]
+        waiting = [asyncio.create_task(handle.result(timeout_s=5)) for handle in handles]
+        await asyncio.sleep(0)  # they wait
+        runtime.resume("default")
+        assert await asyncio.gather(*waiting) == [1] * 4
+
+
 async def test_runs_that_count_use_up_the_tries(store: Place) -> None:
     runs = 0
 
