@@ -35,10 +35,14 @@ class WatchedJobs:
         self._is_stopped = False
 
     async def stop(self) -> None:
-        """Look no more. Who waits for a job that runs elsewhere is not told of its end."""
+        """Look no more. Who waits for a job that runs elsewhere, or later, is told so."""
         self._is_stopped = True
         if self._watcher is not None:
             await end_tasks([self._watcher])
+        for job_id, records in self._watched.items():
+            for job in records:
+                if self._table.jobs.get(job_id) is not job:  # else its end may be on its way
+                    self._table.release(job)
 
     def remember(self, job: Job) -> None:
         """A job that was enqueued here: if it is claimed here too, its record is this one."""
@@ -59,10 +63,13 @@ class WatchedJobs:
 
     def watch(self, job: Job) -> None:
         """Look for the end of a job that somebody here waits for."""
+        if self._is_stopped:
+            self._table.release(job)
+            return
         records = self._watched.setdefault(job.id, [])
         if job not in records:
             records.append(job)
-        if not self._is_stopped and (self._watcher is None or self._watcher.done()):
+        if self._watcher is None or self._watcher.done():
             self._watcher = asyncio.get_running_loop().create_task(
                 self._watch(), name="redis-result-watcher"
             )

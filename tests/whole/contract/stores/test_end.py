@@ -19,6 +19,7 @@ from worker_runtime import (
     Reason,
     Retry,
     RunAgain,
+    ShuttingDown,
     State,
     UnknownJob,
     call,
@@ -101,6 +102,18 @@ async def test_everybody_who_waits_is_told(store: Place, world: World) -> None:
         await asyncio.sleep(0)  # they wait
         runtime.resume("default")
         assert await asyncio.gather(*waiting) == [1] * 4
+
+
+async def test_whoever_waits_is_told_when_the_worker_stops(durable: Place, world: World) -> None:
+    async with world.runtime(durable, concurrency=1) as runtime:
+        running = await runtime.enqueue("hold")
+        await world.running(running.id)
+        queued = await runtime.enqueue("note", 1)
+        later = await runtime.options(delay_s=60).enqueue("note", 2)
+        waiting = [asyncio.create_task(job.result(timeout_s=5)) for job in (running, queued, later)]
+        await asyncio.sleep(0)  # they wait
+    told = await asyncio.gather(*waiting, return_exceptions=True)
+    assert {type(each) for each in told} == {ShuttingDown}
 
 
 async def test_runs_that_count_use_up_the_tries(store: Place) -> None:
