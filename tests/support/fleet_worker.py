@@ -52,18 +52,27 @@ async def serving(
     """A worker with these tasks. `registers`: it tells its backend that it listens. `kept_in`: its
     store, instead of the one that the settings name."""
     read = Settings.from_environment({}, **settings)
-    async with Runtime(tasks, settings=read, store=kept_in) as runtime:
-        app = build_app(runtime, read)
-        runner = Runner(app, shutdown_timeout=1.0)
-        await runner.setup()
-        try:
-            site = web.TCPSite(runner, "127.0.0.1", 0)
-            await site.start()
-            host, port = runner.addresses[0][:2]
-            url = f"http://{host}:{port}"
-            if registers:
-                tell_listening(app, url)
-            async with aiohttp.ClientSession() as http:
-                yield Worker(runtime, url, http)
-        finally:
-            await runner.cleanup()
+    async with (
+        Runtime(tasks, settings=read, store=kept_in) as runtime,
+        served(runtime, registers=registers) as worker,
+    ):
+        yield worker
+
+
+@asynccontextmanager
+async def served(runtime: Runtime, *, registers: bool = False) -> AsyncIterator[Worker]:
+    """A runtime that was started, over HTTP."""
+    app = build_app(runtime, runtime.settings)
+    runner = Runner(app, shutdown_timeout=1.0)
+    await runner.setup()
+    try:
+        site = web.TCPSite(runner, "127.0.0.1", 0)
+        await site.start()
+        host, port = runner.addresses[0][:2]
+        url = f"http://{host}:{port}"
+        if registers:
+            tell_listening(app, url)
+        async with aiohttp.ClientSession() as http:
+            yield Worker(runtime, url, http)
+    finally:
+        await runner.cleanup()

@@ -41,9 +41,8 @@ from worker_runtime.stores.redis.location import (
     RedisLocation,
     async_redis,
     close_client,
-    exceptions,
 )
-from worker_runtime.stores.redis.script import Script
+from worker_runtime.stores.redis.script import REDIS_ERRORS, Script
 from worker_runtime.stores.redis.wire.layout import (
     ABORT_KEY,
     DEFAULT_QUEUE_KEY,
@@ -302,7 +301,7 @@ async def create_pool(
         try:
             await pool.ping()
             break
-        except (exceptions.RedisError, OSError) as error:
+        except REDIS_ERRORS as error:
             if not left:
                 await close_client(pool)
                 raise

@@ -7,7 +7,7 @@ import reprlib
 from typing import Any
 
 from worker_runtime.arq.client import ArqRedis
-from worker_runtime.stores.redis.location import exceptions
+from worker_runtime.stores.redis.script import REDIS_ERRORS
 
 logger = logging.getLogger("arq.worker")
 
@@ -35,7 +35,7 @@ def extra_of(error: Any) -> Any:
 async def log_redis_info(pool: ArqRedis) -> None:
     try:
         info, keys = await pool.info(), await pool.dbsize()
-    except (exceptions.RedisError, OSError) as error:
+    except REDIS_ERRORS as error:
         logger.warning("redis info: %s", error)
         return
     logger.info(

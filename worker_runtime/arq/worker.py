@@ -233,7 +233,7 @@ class ArqWorker(Manner):
                     run.retry_s = again.delay_s if is_wish else None
                     return again
             if isinstance(error, Exception) and not isinstance(error, ExecutorFailure):
-                self.store.note_error(context.job_id, error)
+                self.store.ends.note_error(context.job_id, error)
             raise
 
     def _begin(self, context: JobContext) -> _Run:
@@ -341,7 +341,7 @@ class ArqWorker(Manner):
             logger.info("%6.2fs ⊘ %s aborted", taken_s, run.ref)
         else:
             failure = transition.failure or Failure(None, "Exception", "")
-            error = self.store.error_of(job.id)
+            error = self.store.ends.error_of(job.id)
             logger.error(
                 "%6.2fs ! %s failed, %s: %s",
                 taken_s,

@@ -39,12 +39,12 @@ _ENDED = click.Choice(["completed", "failed", "cancelled"])
 
 def _store_option(command: Callable[..., Any]) -> Callable[..., Any]:
     text = "Look into this file instead of asking a worker, for example sqlite:///jobs.db."
-    return click.option("--store", metavar="URL", help=text)(command)
+    return click.option("--store", "store_url", metavar="URL", help=text)(command)
 
 
 def _file_option(command: Callable[..., Any]) -> Callable[..., Any]:
     text = "Change this file, which no worker may have open, for example sqlite:///jobs.db."
-    return click.option("--store", metavar="URL", help=text)(command)
+    return click.option("--store", "store_url", metavar="URL", help=text)(command)
 
 
 def _filter_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -75,11 +75,11 @@ def list_command(
     limit: int,
     cursor: str | None,
     url: str | None,
-    store: str | None,
+    store_url: str | None,
     as_json: bool,
 ) -> None:
     """List jobs, newest first."""
-    if store is None:
+    if store_url is None:
         query = {"state": state, "queue": queue, "task": task, "limit": limit, "cursor": cursor}
         page = worker_at(url).ask("GET", "/v1/jobs", query)
     else:
@@ -88,7 +88,7 @@ def list_command(
         except InvalidJob as error:
             end(f"--{error}", EXIT_WRONG_USE)
         wanted = JobFilter(states_of(None if state is None else State(state)), queue, task)
-        page = _from_file(store, url, lambda path: page_of(path, wanted, limit, below))
+        page = _from_file(store_url, url, lambda path: page_of(path, wanted, limit, below))
     if as_json:
         print_json(page)
         return
@@ -102,12 +102,12 @@ def list_command(
 @url_option
 @_store_option
 @json_option
-def show_command(job_id: str, url: str | None, store: str | None, as_json: bool) -> None:
+def show_command(job_id: str, url: str | None, store_url: str | None, as_json: bool) -> None:
     """Show a job with its attempts."""
-    if store is None:
+    if store_url is None:
         job = worker_at(url).ask("GET", f"/v1/jobs/{_quoted(job_id)}")
     else:
-        job = _from_file(store, url, lambda path: job_of(path, job_id))
+        job = _from_file(store_url, url, lambda path: job_of(path, job_id))
     if as_json:
         print_json(job)
     else:
@@ -128,14 +128,14 @@ def retry_command(
     queue: str | None,
     task: str | None,
     url: str | None,
-    store: str | None,
+    store_url: str | None,
 ) -> None:
     """Run failed or cancelled jobs again; with --store, in the next life of its worker."""
     _check_choice(job_ids, all_jobs, state, queue, task)
-    if store is not None:
+    if store_url is not None:
         wanted = JobFilter(states_of(State(state or "failed")), queue, task)
         _print_bulk(
-            "queued again", _from_file(store, url, lambda path: retry_in(path, job_ids, wanted))
+            "queued again", _from_file(store_url, url, lambda path: retry_in(path, job_ids, wanted))
         )
         return
     worker = worker_at(url)
@@ -173,16 +173,16 @@ def delete_command(
     queue: str | None,
     task: str | None,
     url: str | None,
-    store: str | None,
+    store_url: str | None,
 ) -> None:
     """Forget jobs that have ended."""
     _check_choice(job_ids, all_jobs, state, queue, task)
     if all_jobs and state is None:
         raise click.UsageError("--all needs --state: completed, failed or cancelled")
-    if store is not None:
+    if store_url is not None:
         wanted = JobFilter(states_of(None if state is None else State(state)), queue, task)
         _print_bulk(
-            "deleted", _from_file(store, url, lambda path: delete_in(path, job_ids, wanted))
+            "deleted", _from_file(store_url, url, lambda path: delete_in(path, job_ids, wanted))
         )
         return
     worker = worker_at(url)
@@ -205,12 +205,12 @@ def _quoted(job_id: str) -> str:
     return urllib.parse.quote(job_id, safe="")
 
 
-def _from_file(store: str, url: str | None, act: Callable[[str], Document]) -> Document:
-    """What `act` makes of the path that `store` names. Ends the process with what is wrong."""
+def _from_file(store_url: str, url: str | None, act: Callable[[str], Document]) -> Document:
+    """What `act` makes of the path that `store_url` names. Ends the process with what is wrong."""
     if url is not None:
         raise click.UsageError("--url and --store exclude each other")
     try:
-        return act(path_of(store))
+        return act(path_of(store_url))
     except (UnknownJob, InvalidTransition) as error:
         end(str(error), EXIT_REFUSED)
     except (ConfigurationError, StoreUnavailable) as error:

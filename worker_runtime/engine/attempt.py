@@ -106,12 +106,12 @@ class Attempts:
             slot.context = self._context_of(job)
         try:
             if self._recorder is not None:
-                recorded = self._recorder.record_started(job)
-                if recorded is not None:
-                    try:
+                try:
+                    recorded = self._recorder.record_started(job)
+                    if recorded is not None:
                         await recorded
-                    except Refused as refusal:
-                        raise _NeverAccepted from refusal
+                except Refused as refusal:
+                    raise _NeverAccepted from refusal
             if self._middleware:
                 return await self._wrapped(slot)
             return await job.task.executor.start(slot)

@@ -218,8 +218,8 @@ class Finisher:
     ) -> None:
         waiters = self._in_transition.pop(job.id, ())
         if superseded:
-            self._table.forget(job)
             job.state = QUEUED
+            self._requeue(job)
         else:
             self._publish(job, transition)
         for shown in waiters:

@@ -133,13 +133,17 @@ class JobTable:
     def release_waiters(self) -> None:
         """Tell those who wait for jobs that will not end in this process. Raises in them."""
         for job in self.jobs.values():
-            waiters, job.waiters = job.waiters or (), None
-            self._waiting -= len(waiters)
-            for future in waiters:
-                if not future.done():
-                    future.set_exception(
-                        ShuttingDown(f"the worker stopped; job {job.id} is kept and runs later")
-                    )
+            self.release(job)
+
+    def release(self, job: Job) -> None:
+        """As `release_waiters`, for one job."""
+        waiters, job.waiters = job.waiters or (), None
+        self._waiting -= len(waiters)
+        for future in waiters:
+            if not future.done():
+                future.set_exception(
+                    ShuttingDown(f"the worker stopped; job {job.id} is kept and runs later")
+                )
 
     def forget(self, job: Job) -> None:
         """Drop a job that was never accepted, or an ended one that is to be deleted."""

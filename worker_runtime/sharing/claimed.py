@@ -191,7 +191,7 @@ class ClaimedJobs:
         words: str = text or (error.text if is_foreign else str(error))
         name = error.name if is_foreign else type(error).__name__
         self._table.jobs[job.id] = job
-        self._store.note_error(job.id, error)
+        self._store.ends.note_error(job.id, error)
         self._store.manner.ended_early(job, words)
         failure = Failure(reason, name, words)
         self._finisher.apply(job, Outcome(OutcomeKind.RAISED, failure=failure), self._wall())

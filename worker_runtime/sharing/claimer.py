@@ -20,10 +20,10 @@ from worker_runtime.engine.table import JobTable
 from worker_runtime.model.job import Job
 from worker_runtime.model.states import RUNNING, StopReason
 from worker_runtime.sharing.claimed import ClaimedJobs
-from worker_runtime.stores.redis.location import close_client, end_tasks, exceptions
-from worker_runtime.stores.redis.script import is_passing
+from worker_runtime.sharing.watched import WatchedJobs
+from worker_runtime.stores.redis.location import end_tasks
+from worker_runtime.stores.redis.script import REDIS_ERRORS, is_passing
 from worker_runtime.stores.redis.store import RedisStore
-from worker_runtime.stores.redis.wire.layout import ABORT_AGE_MAX_MS, ABORT_KEY, WAKE_CHANNEL
 from worker_runtime.stores.shared import POLL_MAX_S
 
 logger = logging.getLogger("worker_runtime.claimer")
@@ -53,6 +53,7 @@ class Claimer:
         dispatcher: Dispatcher,
         draining: Draining,
         table: JobTable,
+        watched: WatchedJobs,
         claimed: ClaimedJobs,
         clock: Clock,
         *,
@@ -65,6 +66,7 @@ class Claimer:
         self._dispatcher = dispatcher
         self._draining = draining
         self._table = table
+        self._watched = watched
         self._claimed = claimed
         self._clock = clock
         self._poll_max_s = poll_max_s
@@ -98,13 +100,13 @@ class Claimer:
         for lane in self._lanes.values():
             for job in list(lane.queue):
                 lane.queue.withdraw(job)
-                self._table.forget(job)
+                self._watched.put_back(job)
                 lease = self._store.leases.held.get(job.id)
                 if lease is not None:
                     leases.append(lease)
         try:
             await self._store.release(leases)
-        except (exceptions.RedisError, OSError) as error:
+        except REDIS_ERRORS as error:
             logger.warning(
                 "%d claimed jobs could not be given back (%s); they run again when their leases "
                 "have ended",
@@ -127,12 +129,12 @@ class Claimer:
         """Wait until nothing runs and the queues hold only what other workers have to do."""
         while True:
             await self._draining.wait_idle()
-            if self.is_spent and not self._store.finishing and not len(self._store.outbox):
+            if self.is_spent and self._store.ends.are_written:
                 return
             try:
                 if await self._is_drained():
                     return
-            except (exceptions.RedisError, OSError) as error:
+            except REDIS_ERRORS as error:
                 logger.warning("the queues cannot be counted: %s", error)
             await asyncio.sleep(min(0.05, self._poll_max_s))
 
@@ -143,16 +145,9 @@ class Claimer:
 
     async def _is_drained(self) -> bool:
         store = self._store
-        if store.finishing or len(store.outbox) or store.leases.held:
+        if not store.ends.are_written or store.leases.held:
             return False
-        pipe = store.client.pipeline(transaction=False)
-        for name in self._lanes:
-            for _, key in store.keys(name):
-                pipe.zcard(key)
-        counts = await pipe.execute()
-        if not sum(counts):
-            return True
-        return bool(sum(counts) <= await store.unknown_count())
+        return not await store.has_work(self._lanes)
 
     # Claim
 
@@ -162,7 +157,7 @@ class Claimer:
             self._news.clear()
             try:
                 found = await self._claim_round()
-            except (exceptions.RedisError, OSError) as error:
+            except REDIS_ERRORS as error:
                 self._report_failure(error)
                 await asyncio.sleep(backoff_s)
                 backoff_s = min(_BACKOFF_MAX_S, backoff_s * 2)
@@ -216,8 +211,9 @@ class Claimer:
     def _room(self, lane: Lane) -> int:
         if self._dispatcher.is_quiet or lane.is_paused:
             return 0
-        free = lane.concurrency - lane.busy - lane.queue.waiting - self._store.ending
-        if self._store.ends.attempt_mean_s < _SHORT_ATTEMPT_S and not self._store.ending:
+        free = lane.concurrency - lane.busy - lane.queue.waiting - self._store.ends.in_slots
+        ends = self._store.ends
+        if ends.attempt_mean_s < _SHORT_ATTEMPT_S and not ends.in_slots:
             free += lane.concurrency
         if self._jobs_max is not None:
             free = min(free, self._jobs_max - self._store.claimed_count)
@@ -237,33 +233,10 @@ class Claimer:
             for name in self._may_have_more:
                 self._may_have_more[name] = True
 
-    # Listen
-
     async def _listen(self) -> None:
-        """Hear from enqueuers of ours that there is something to do."""
-        channels = [WAKE_CHANNEL + key for name in self._lanes for _, key in self._store.keys(name)]
-        client = self._store.location.connect()
-        try:
-            while True:
-                try:
-                    async with client.pubsub() as pubsub:
-                        await pubsub.subscribe(*channels)
-                        while True:
-                            message = await pubsub.get_message(
-                                ignore_subscribe_messages=True, timeout=30.0
-                            )
-                            if message is not None:
-                                self._heard(message)
-                except (exceptions.RedisError, OSError):
-                    await asyncio.sleep(_BACKOFF_MAX_S)  # the poll goes on meanwhile
-        finally:
-            await close_client(client)
-
-    def _heard(self, message: dict[str, Any]) -> None:
-        if message.get("data") == b"abort":
-            self._aborts_news.set()
-        else:
-            self.wake()
+        """The poll goes on while nothing can be heard."""
+        keys = [key for name in self._lanes for _, key in self._store.keys(name)]
+        await self._store.signals.listen(keys, on_work=self.wake, on_abort=self._aborts_news.set)
 
     # Aborts and progress
 
@@ -277,33 +250,15 @@ class Claimer:
             self._aborts_news.clear()
             try:
                 if self._aborts:
-                    await self._look_for_aborts()
+                    await self._store.signals.obey_aborts(self._table.jobs.get, self._abort)
                 await self._show_progress()
-            except (exceptions.RedisError, OSError):
+            except REDIS_ERRORS:
                 pass  # the claim loop says so
             except Exception:
                 logger.exception("a look for aborts went wrong; trying again")
 
-    async def _look_for_aborts(self) -> None:
-        held = self._store.leases.held
-        if not held:
-            return
-        pipe = self._store.client.pipeline(transaction=True)
-        pipe.zrange(ABORT_KEY, 0, -1, withscores=True)  # before the purge: clocks differ
-        pipe.zremrangebyscore(ABORT_KEY, "-inf", self._clock.wall() * 1000 - ABORT_AGE_MAX_MS)
-        asked, _ = await pipe.execute()
-        obeyed = []
-        for raw, asked_ms in asked:
-            lease = held.get(raw.decode())
-            job = None if lease is None else self._table.jobs.get(lease.job_id)
-            if lease is None or job is None:  # claimed, and not in the table yet: the next look
-                continue
-            obeyed.append(raw)
-            # An order from before the job's own enqueue was meant for an earlier job of that id.
-            if asked_ms >= lease.enqueued_ms:
-                self._claimed.cancel(job, "aborted")
-        if obeyed:
-            await self._store.client.zrem(ABORT_KEY, *obeyed)
+    def _abort(self, job: Job) -> None:
+        self._claimed.cancel(job, "aborted")
 
     async def _show_progress(self) -> None:
         now = self._clock.monotonic()
@@ -335,4 +290,4 @@ class Claimer:
                     slot.request_stop(StopReason.SHUTDOWN)
             else:
                 self._dispatcher.withdraw(job)
-                self._table.forget(job)
+                self._watched.put_back(job)

@@ -8,9 +8,9 @@ import logging
 from collections.abc import Iterable
 
 from worker_runtime.clock.source import Clock
-from worker_runtime.stores.redis.location import end_tasks, exceptions
+from worker_runtime.stores.redis.location import end_tasks
+from worker_runtime.stores.redis.script import REDIS_ERRORS
 from worker_runtime.stores.redis.store import RedisStore
-from worker_runtime.stores.redis.wire.layout import HEALTH_SUFFIX
 
 logger = logging.getLogger("arq.worker")
 
@@ -32,8 +32,7 @@ class HealthKey:
         self._store = store
         self._clock = clock
         self._every_s = every_s
-        queue_keys = [store.key_of_queue(name) for name in queues]
-        self._keys = {queue_key: key or queue_key + HEALTH_SUFFIX for queue_key in queue_keys}
+        self._keys = {store.key_of_queue(name): key or store.health_key(name) for name in queues}
         self._timer: asyncio.Task[None] | None = None
         self._last_figures = ""
 
@@ -48,8 +47,8 @@ class HealthKey:
             return
         await end_tasks([self._timer])
         try:
-            await self._store.client.delete(*self._keys.values())
-        except (exceptions.RedisError, OSError) as error:
+            await self._store.signals.delete_health(self._keys.values())
+        except REDIS_ERRORS as error:
             logger.warning("the health key could not be deleted: %s", error)
 
     async def _run(self) -> None:
@@ -63,14 +62,14 @@ class HealthKey:
         figures = text = ""
         try:
             for queue_key, key in self._keys.items():
-                queued = await store.client.zcard(queue_key)
+                queued = await store.signals.count(queue_key)
                 figures = f"{store.ends} j_ongoing={store.ongoing} queued={queued}"
                 now = (
                     self._clock.now_utc().astimezone()
                 )  # arq writes local time, without saying which
                 text = f"{now:%b-%d %H:%M:%S} {figures}"
-                await store.client.psetex(key, int((self._every_s + 1) * 1000), text)
-        except (exceptions.RedisError, OSError) as error:
+                await store.signals.write_health(key, text, self._every_s + 1)
+        except REDIS_ERRORS as error:
             logger.warning("the health key could not be written: %s", error)
             store.note_failure(f"Redis does not answer: {error}")
             return False

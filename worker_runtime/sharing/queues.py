@@ -76,6 +76,7 @@ class SharedQueues:
             dispatcher,
             draining,
             table,
+            self.watched,
             self.claimed,
             clock,
             poll_max_s=setup.poll_max_s,
@@ -108,8 +109,7 @@ class SharedQueues:
         await self.watched.stop()
 
     def put_back(self, job: Job) -> None:
-        """It waits in the store, for whoever is free first."""
-        self._table.forget(job)
+        self.watched.put_back(job)
 
     def watch(self, job: Job) -> None:
         """Somebody waits for this job, wherever it runs."""

@@ -8,7 +8,8 @@ from collections.abc import Sequence
 
 from worker_runtime.engine.table import JobTable
 from worker_runtime.model.job import Job
-from worker_runtime.stores.redis.location import end_tasks, exceptions
+from worker_runtime.stores.redis.location import end_tasks
+from worker_runtime.stores.redis.script import REDIS_ERRORS
 from worker_runtime.stores.redis.store import RedisStore
 
 logger = logging.getLogger("worker_runtime.redis")
@@ -28,16 +29,20 @@ class WatchedJobs:
     def __init__(self, store: RedisStore, table: JobTable) -> None:
         self._store = store
         self._table = table
-        self._watched: dict[str, Job] = {}
+        self._watched: dict[str, list[Job]] = {}  # whoever asks the store gets a record of his own
         self._enqueued: dict[str, Job] = {}
         self._watcher: asyncio.Task[None] | None = None
         self._is_stopped = False
 
     async def stop(self) -> None:
-        """Look no more. Who waits for a job that runs elsewhere is not told of its end."""
+        """Look no more. Who waits for a job that runs elsewhere, or later, is told so."""
         self._is_stopped = True
         if self._watcher is not None:
             await end_tasks([self._watcher])
+        for job_id, records in self._watched.items():
+            for job in records:
+                if self._table.jobs.get(job_id) is not job:  # else its end may be on its way
+                    self._table.release(job)
 
     def remember(self, job: Job) -> None:
         """A job that was enqueued here: if it is claimed here too, its record is this one."""
@@ -47,7 +52,8 @@ class WatchedJobs:
 
     def known(self, job: Job) -> Job:
         """The record that somebody here holds of this job, brought up to date; else `job`."""
-        held = self._enqueued.pop(job.id, None) or self._watched.get(job.id)
+        waited_for = next(iter(self._watched.get(job.id, ())), None)
+        held = self._enqueued.pop(job.id, None) or waited_for
         if held is None or held.is_ended:
             return job
         held.args, held.kwargs = job.args, job.kwargs
@@ -57,31 +63,44 @@ class WatchedJobs:
 
     def watch(self, job: Job) -> None:
         """Look for the end of a job that somebody here waits for."""
-        self._watched[job.id] = job
-        if not self._is_stopped and (self._watcher is None or self._watcher.done()):
+        if self._is_stopped:
+            self._table.release(job)
+            return
+        records = self._watched.setdefault(job.id, [])
+        if job not in records:
+            records.append(job)
+        if self._watcher is None or self._watcher.done():
             self._watcher = asyncio.get_running_loop().create_task(
                 self._watch(), name="redis-result-watcher"
             )
+
+    def put_back(self, job: Job) -> None:
+        """A job that was here waits in the store again, for whoever is free first."""
+        self._table.forget(job)
+        if job.waiters:
+            self.watch(job)
 
     async def _watch(self) -> None:
         poll_s = _POLL_FIRST_S
         missing: dict[str, int] = {}
         while self._watched:
-            waited = [
-                job_id
-                for job_id, job in self._watched.items()
-                if job_id not in self._table.jobs and job.waiters
-            ]
-            for job_id, job in list(self._watched.items()):
-                if job.is_ended or not job.waiters:
-                    del self._watched[job_id]
+            self._drop_unwaited()
+            waited = [job_id for job_id in self._watched if job_id not in self._table.jobs]
             try:
                 seen = await self._look(waited, missing) if waited else False
-            except (exceptions.RedisError, OSError) as error:
+            except REDIS_ERRORS as error:
                 logger.warning("results cannot be looked for: %s", error)
                 seen = False
             poll_s = _POLL_FIRST_S if seen else min(_POLL_MAX_S, poll_s * 1.5)
             await asyncio.sleep(poll_s)
+
+    def _drop_unwaited(self) -> None:
+        for job_id, records in list(self._watched.items()):
+            waited = [job for job in records if job.waiters and not job.is_ended]
+            if waited:
+                self._watched[job_id] = waited
+            else:
+                del self._watched[job_id]
 
     async def _look(self, job_ids: Sequence[str], missing: dict[str, int]) -> bool:
         """Whether one of these jobs has ended. `missing` counts the looks that found nothing of a
@@ -89,19 +108,16 @@ class WatchedJobs:
         lookup = self._store.lookup
         seen = False
         for job_id, (result, is_kept) in zip(job_ids, await lookup.results(job_ids), strict=True):
-            job = self._watched.get(job_id)
-            if job is None or job.is_ended or job_id in self._table.jobs:
+            if job_id not in self._watched or job_id in self._table.jobs:
                 continue
-            if result is not None:
-                lookup.end(job, result)
-            elif not is_kept and missing.get(job_id, 0) >= 1:
-                lookup.end(job, None)
-            else:
+            if result is None and (is_kept or missing.get(job_id, 0) < 1):
                 missing[job_id] = 0 if is_kept else missing.get(job_id, 0) + 1
                 continue
-            self._watched.pop(job_id, None)
             missing.pop(job_id, None)
-            self._table.jobs[job_id] = job
-            self._table.retire(job, None)
+            for job in self._watched.pop(job_id):
+                if not job.is_ended:
+                    lookup.end(job, result)
+                    self._table.jobs[job_id] = job
+                    self._table.retire(job, None)
             seen = True
         return seen

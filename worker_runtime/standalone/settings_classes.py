@@ -12,6 +12,7 @@ from typing import Any
 
 import msgspec
 
+from worker_runtime.arq.health_check import has_worker
 from worker_runtime.arq.settings import import_path, read_settings
 from worker_runtime.arq.worker import ArqWorker
 from worker_runtime.errors import ConfigurationError
@@ -19,8 +20,6 @@ from worker_runtime.settings import Settings
 from worker_runtime.standalone import server
 from worker_runtime.standalone.log_setup import configure_logging
 from worker_runtime.standalone.stop_signals import StopRequest
-from worker_runtime.stores.redis.location import close_client, exceptions
-from worker_runtime.stores.redis.wire.layout import HEALTH_SUFFIX
 
 logger = logging.getLogger("arq.worker")
 
@@ -82,24 +81,8 @@ def check_health(sources: Sequence[Any]) -> int:
     """0 where the health key of every settings class exists, else 1."""
     logging.basicConfig(stream=sys.stderr, format="%(asctime)s: %(message)s", datefmt="%H:%M:%S")
     logger.setLevel(logging.INFO)
-    return max(asyncio.run(_check_one(source)) for source in sources)
-
-
-async def _check_one(source: Any) -> int:
-    arq = read_settings(source)
-    client = arq.redis.connect()
-    try:
-        found = await client.get(arq.health_check_key or arq.queue_name + HEALTH_SUFFIX)
-    except (exceptions.RedisError, OSError) as error:
-        logger.warning("Health check failed: %s", error)
-        return 1
-    finally:
-        await close_client(client)
-    if not found:
-        logger.warning("Health check failed: no health check sentinel value found")
-        return 1
-    logger.info("Health check successful: %s", found)
-    return 0
+    answers = [asyncio.run(has_worker(read_settings(source))) for source in sources]
+    return 0 if all(answers) else 1
 
 
 def _use_log_dict(path: str) -> None:

@@ -124,8 +124,8 @@ class Recorder(Protocol):
 
     def record_started(self, job: Job) -> asyncio.Future[None] | None:
         """Keep that `job` is running attempt `job.attempt`. The task must not be called before the
-        future ends; None: it may be called now. The future raises Refused only for a job that was
-        never accepted because `keep` failed; a kept job waits for space."""
+        future ends; None: it may be called now. Raises Refused, as its future may, only for a job
+        that was never accepted because `keep` failed; a kept job waits for space."""
         ...
 
     def record_transition(self, job: Job, transition: Transition, then: Recorded) -> None:

@@ -31,7 +31,8 @@ class LocalStore(ABC):
     @abstractmethod
     def record_accepted(self, jobs: Sequence[Job]) -> asyncio.Future[None] | None:
         """Keep new jobs, all or none. The future ends when they may be acknowledged and raises
-        StoreUnavailable when they were not kept; None: they may be acknowledged now."""
+        StoreUnavailable when they were not kept; None: they may be acknowledged now. Raises
+        InvalidArguments, PayloadTooLarge for what the store cannot hold."""
 
     @abstractmethod
     async def acknowledged(self, job: Job) -> None:
@@ -124,11 +125,12 @@ class LocalStore(ABC):
         return answers
 
     async def keep(self, jobs: Sequence[Job], admitter: Admitter) -> None:
-        kept = self.record_accepted(jobs) if jobs else None
-        if kept is None:
+        if not jobs:
             return
         try:
-            await kept
+            kept = self.record_accepted(jobs)
+            if kept is not None:
+                await kept
         except asyncio.CancelledError:  # the caller goes away; the jobs stay, if they can be kept
             task = asyncio.create_task(self._retract_unless_kept(jobs, admitter))
             self._unattended.add(task)  # the loop itself holds tasks only weakly

@@ -37,7 +37,9 @@ from worker_runtime import (
 )
 from worker_runtime.acceptance.options import EnqueueOptions
 from worker_runtime.model.tasks.options import JobOptions
+from worker_runtime.stores.redis.location import RedisLocation
 from worker_runtime.stores.redis.store import RedisStore
+from worker_runtime.stores.shared import SharedSetup
 
 
 class Point(msgspec.Struct):
@@ -347,10 +349,8 @@ async def test_arguments_that_are_not_plain_are_refused(server: RedisServer) -> 
 
 
 async def test_a_redis_that_is_not_there_is_refused_by_name() -> None:
-    runtime = Runtime(TASKS, store="redis://127.0.0.1:1/0")
-    store = runtime.parts.store
-    assert isinstance(store, RedisStore)
-    store.location = msgspec.structs.replace(store.location, conn_retries=0)
+    location = RedisLocation(host="127.0.0.1", port=1, conn_retries=0)
+    runtime = Runtime(TASKS, store=SharedSetup(RedisStore(location)))
     with pytest.raises(ConfigurationError, match=r"127\.0\.0\.1:1"):
         await runtime.start()
 

@@ -61,8 +61,9 @@ class OurWorker:
         await worker.start()
         await worker.drain()
         worker.runtime.pause(self._settings["queue_name"])
-        async for key in worker.store.client.scan_iter(match="worker-runtime:*"):
-            await worker.store.client.delete(key)  # ours alone; tests compare all keys
+        async with worker.store.location.connect() as client:
+            async for key in client.scan_iter(match="worker-runtime:*"):
+                await client.delete(key)  # ours alone; tests compare all keys
 
     async_run = main
 

@@ -149,6 +149,11 @@ class Moment(Kind, frozen=True):
             return value
 
 
+CLASSES_DO_NOT_TRAVEL = (
+    "only_for names classes, which do not travel to another process; give it to @task(retry=...)"
+)
+
+
 class PlainRetry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A `Retry` as it travels: without the classes, which have no name that every process knows."""
 
@@ -195,10 +200,7 @@ class Tries(Kind, frozen=True):
 
 
 def _classes_do_not_travel() -> InvalidJob:
-    return InvalidJob(
-        "retry: only_for names classes, which do not travel to another process; "
-        "give it to @task(retry=...)"
-    )
+    return InvalidJob(f"retry: {CLASSES_DO_NOT_TRAVEL}")
 
 
 class States(Kind, frozen=True):

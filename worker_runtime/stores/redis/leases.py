@@ -12,10 +12,9 @@ from collections.abc import Callable
 from typing import Any
 
 import msgspec
-from redis import exceptions
 
 from worker_runtime.stores.redis.location import RedisLocation
-from worker_runtime.stores.redis.script import Script, pack
+from worker_runtime.stores.redis.script import REDIS_ERRORS, Script, pack
 
 logger = logging.getLogger("worker_runtime.redis")
 
@@ -62,6 +61,7 @@ class LeaseKeeper:
         self._thread: threading.Thread | None = None
 
     def start(self) -> None:
+        self._stopping.clear()
         self._thread = threading.Thread(target=self._run, name="worker-runtime-leases", daemon=True)
         self._thread.start()
 
@@ -85,7 +85,7 @@ class LeaseKeeper:
                     client = self._location.connect_blocking(self._lease_s)
                 for start in range(0, len(leases), _PER_CALL_MAX):
                     self._renew_some(client, leases[start : start + _PER_CALL_MAX])
-            except (exceptions.RedisError, OSError) as error:
+            except REDIS_ERRORS as error:
                 logger.warning("leases not renewed, trying again: %s", error)
                 _close(client)
                 client = None
@@ -123,5 +123,5 @@ def _close(client: Any) -> None:
     if client is not None:
         try:
             client.close()
-        except (exceptions.RedisError, OSError):
+        except REDIS_ERRORS:
             pass

@@ -11,12 +11,11 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 import msgspec
 import redis as sync_redis
 import redis.asyncio as async_redis
-from redis import exceptions
 from redis.asyncio.sentinel import Sentinel as AsyncSentinel
 from redis.sentinel import Sentinel
 
 from worker_runtime.errors import ConfigurationError
-from worker_runtime.stores.redis.script import is_passing
+from worker_runtime.stores.redis.script import REDIS_ERRORS, is_passing
 
 __all__ = [
     "RedisLocation",
@@ -25,7 +24,6 @@ __all__ = [
     "close_client",
     "drop_connections",
     "end_tasks",
-    "exceptions",
 ]
 
 logger = logging.getLogger("worker_runtime.redis")
@@ -232,7 +230,7 @@ async def _patiently(call: Callable[[], Awaitable[Any]], location: RedisLocation
     while True:
         try:
             return await call()
-        except (exceptions.RedisError, OSError) as error:
+        except REDIS_ERRORS as error:
             if not left or not is_passing(error):
                 raise ConfigurationError(f"store {location.shown}: {error}") from None
             logger.warning("%s: %s, %d retries remaining...", location.shown, error, left)
@@ -262,5 +260,5 @@ async def drop_connections(client: Any) -> None:
     """Connect anew on the next command: after a failover the old peer is a replica."""
     try:
         await client.connection_pool.disconnect(inuse_connections=True)
-    except (exceptions.RedisError, OSError):
+    except REDIS_ERRORS:
         pass  # it is gone already

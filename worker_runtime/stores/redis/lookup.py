@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import msgspec
-from redis import exceptions
 
 from worker_runtime.clock.source import Clock
 from worker_runtime.errors import StoreUnavailable
@@ -18,7 +17,7 @@ from worker_runtime.model.outcome import Transition
 from worker_runtime.model.states import CANCELLED, FAILED, QUEUED, RUNNING, SCHEDULED, Reason
 from worker_runtime.model.tasks.definition import TaskDefinition
 from worker_runtime.stores.redis.leases import Lease
-from worker_runtime.stores.redis.script import Script
+from worker_runtime.stores.redis.script import REDIS_ERRORS, Script
 from worker_runtime.stores.redis.wire.layout import (
     DEAD_INDEX,
     DEAD_PREFIX,
@@ -64,7 +63,7 @@ class Lookup:
         """Raises StoreUnavailable."""
         try:
             return (await self._find_many([job_id]))[0]
-        except (exceptions.RedisError, OSError) as error:
+        except REDIS_ERRORS as error:
             raise StoreUnavailable(f"Redis does not answer: {error}") from None
 
     async def _find_many(self, job_ids: Sequence[str]) -> list[Job | None]:
@@ -143,7 +142,7 @@ class Lookup:
             found: list[Job | None] = []
             for start in range(0, len(job_ids), _PER_CALL):
                 found += await self._find_many(job_ids[start : start + _PER_CALL])
-        except (exceptions.RedisError, OSError) as error:
+        except REDIS_ERRORS as error:
             raise StoreUnavailable(f"Redis does not answer: {error}") from None
         chosen = (
             job
@@ -181,7 +180,7 @@ class Lookup:
             answer = await self._cancel.call(
                 self._client, job.id, round(now * 1000), result or b"", ttl_ms, *keys
             )
-        except (exceptions.RedisError, OSError) as error:
+        except REDIS_ERRORS as error:
             raise StoreUnavailable(f"Redis does not answer: {error}") from None
         return answer in (b"ended", b"told")
 
@@ -195,7 +194,7 @@ class Lookup:
             answer = await self._retry.call(
                 self._client, job.id, key, now_ms, EXPIRES_EXTRA_MS, payload
             )
-        except (exceptions.RedisError, OSError) as error:
+        except REDIS_ERRORS as error:
             raise StoreUnavailable(f"Redis does not answer: {error}") from None
         return bool(answer)
 

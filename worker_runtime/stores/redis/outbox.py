@@ -10,9 +10,14 @@ from typing import Any
 
 import msgspec
 
-from worker_runtime.clock.source import Clock
+from worker_runtime.clock.source import SYSTEM, Clock
 from worker_runtime.stores.redis.leases import Lease
-from worker_runtime.stores.redis.location import drop_connections, end_tasks
+from worker_runtime.stores.redis.location import (
+    RedisLocation,
+    close_client,
+    drop_connections,
+    end_tasks,
+)
 from worker_runtime.stores.redis.script import Script, is_passing, may_have_happened, pack
 
 logger = logging.getLogger("worker_runtime.redis")
@@ -50,9 +55,10 @@ class Outbox:
     is kept and tried again, and `failure` says why.
     """
 
-    def __init__(self, client: Any, clock: Clock) -> None:
-        self._client = client
-        self._wall = clock.wall
+    def __init__(self, location: RedisLocation) -> None:
+        self._location = location
+        self._client: Any = None
+        self._wall = SYSTEM.wall
         self._script = Script("finish")
         self._waiting: deque[Finish] = deque()
         self._batch: list[Finish] = []
@@ -66,7 +72,9 @@ class Outbox:
     def __len__(self) -> int:
         return len(self._waiting) + len(self._batch)
 
-    def start(self) -> None:
+    def start(self, clock: Clock) -> None:
+        self._wall = clock.wall
+        self._client = self._location.connect(single_connection_client=True)
         self._writer = asyncio.get_running_loop().create_task(self._run(), name="redis-outbox")
 
     def put(self, finish: Finish) -> None:
@@ -94,6 +102,7 @@ class Outbox:
             logger.error("%d results could not be written: Redis does not answer", len(self))
         if self._writer is not None:
             await end_tasks([self._writer])
+            await close_client(self._client)
 
     async def _run(self) -> None:
         backoff_s = _BACKOFF_FIRST_S

@@ -10,6 +10,9 @@ from typing import Any, Protocol
 
 from redis import exceptions
 
+REDIS_ERRORS = (exceptions.RedisError, OSError)
+"""What a call of Redis raises when it fails."""
+
 _PASSING_WORDS = ("READONLY", "LOADING", "MASTERDOWN", "OOM", "BUSY", "NOREPLICAS", "MISCONF")
 
 

@@ -1,74 +1,58 @@
 """The Redis store: accepted jobs wait in Redis, in arq's layout, for any worker of the fleet.
 
-This file is the store itself: claims and ends of attempts. What it is made of stands beside it: the
-wire format (`wire`), leases, the way of results back (`outbox`), and how jobs are looked up and
-acted on from outside (`lookup`).
+This file is the store itself. What it is made of stands beside it: the wire format (`wire`), claims
+and their leases, how attempts end (`ends`) and get written (`outbox`), how jobs are looked up and
+acted on from outside (`lookup`), what processes tell each other (`signals`).
 """
 
 from __future__ import annotations
 
 import asyncio
-import functools
 import hashlib
-import logging
 import math
 import os
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Any
-
-from redis import exceptions
 
 from worker_runtime.errors import (
     ConfigurationError,
     InvalidTransition,
     QueueFull,
     StoreUnavailable,
-    WorkerRuntimeError,
 )
 from worker_runtime.model.figures import StoreStatistics
 from worker_runtime.model.filter import JobFilter
 from worker_runtime.model.job import Job
-from worker_runtime.model.outcome import Transition
-from worker_runtime.model.states import QUEUED, SCHEDULED, TERMINAL_STATES, Priority
-from worker_runtime.stores.boundary import (
-    LOOKS_ONLY,
-    Accepted,
-    Admitter,
-    Feature,
-    Here,
-    Host,
-    New,
-    Recorded,
-    Recorder,
-    Session,
-)
+from worker_runtime.model.states import TERMINAL_STATES, Priority
+from worker_runtime.model.tasks.kinds import CLASSES_DO_NOT_TRAVEL
+from worker_runtime.stores.boundary import LOOKS_ONLY, Feature, Here, Host, Recorder, Session
 from worker_runtime.stores.redis.claims import ClaimCalls
-from worker_runtime.stores.redis.ends import EndCounts
+from worker_runtime.stores.redis.ends import Ends
 from worker_runtime.stores.redis.leases import Lease, LeaseKeeper, is_in_hand
 from worker_runtime.stores.redis.location import RedisLocation, check_server, close_client
 from worker_runtime.stores.redis.lookup import Lookup
 from worker_runtime.stores.redis.manner import Claims, Manner, queue_key
-from worker_runtime.stores.redis.outbox import Finish, Outbox
-from worker_runtime.stores.redis.script import Script
+from worker_runtime.stores.redis.outbox import Outbox
+from worker_runtime.stores.redis.script import REDIS_ERRORS, Script
+from worker_runtime.stores.redis.signals import Signals
 from worker_runtime.stores.redis.wire.layout import (
     EXPIRES_EXTRA_MS,
+    HEALTH_SUFFIX,
     RETRY_PREFIX,
     RETRY_TTL_S,
     Wire,
 )
 from worker_runtime.stores.redis.wire.records import Records, priority_keys
-
-logger = logging.getLogger("worker_runtime.redis")
+from worker_runtime.stores.shared import SharedStore
 
 LEASE_S = 20.0
 _NOTE_PREFIX = "worker_runtime:note:"
 _UNKNOWN_TTL_S = 30
-_FLUSH_WITHIN_S = 5.0
 
 
-class RedisStore:
+class RedisStore(SharedStore):
     """Keeps jobs in Redis, shared with every process that speaks arq's wire.
 
     location    the server
@@ -76,6 +60,8 @@ class RedisStore:
     manner      what is kept how long, and hooks around the end of an attempt
     is_plain    our own manner of records (see `wire.records`); False: arq's to the field
     keys        the Redis keys of a queue, first to be served first, with the priority of each
+
+    Once it is open, `lookup` and `signals` are there too.
     """
 
     kind = "redis"
@@ -94,11 +80,9 @@ class RedisStore:
             "aging_s cannot work with a Redis store, where each priority is a line of its own; "
             "leave it out"
         ),
+        "only_for": CLASSES_DO_NOT_TRAVEL,
         "transaction": "transaction() needs a store in a file: store='sqlite:///...'",
     }
-    outlives_process = True
-    hands_out = True
-    last_order = 0  # an order is made of the enqueue's time, which all processes share
 
     def __init__(
         self,
@@ -113,6 +97,7 @@ class RedisStore:
         result_ttl_s: float = 86_400.0,
         capacities: Mapping[str, int] | None = None,
     ) -> None:
+        super().__init__()
         self.location = location
         self.manner = manner or Manner(result_ttl_s=result_ttl_s)
         self.records = Records(
@@ -122,15 +107,13 @@ class RedisStore:
         self.keys = keys or (lambda name: [(int(p), k) for p, k in priority_keys(queue_key(name))])
         self.lease_s = lease_s
         self._capacities = capacities or {}
-        self._host = LOOKS_ONLY
-        self.finishing = 0
-        self.ends = EndCounts()
-        self._errors: dict[str, Any] = {}
+        self.outbox = Outbox(location)
+        self.leases = LeaseKeeper(location, lease_s=lease_s, on_lost=self._lost_in_thread)
+        self.ends = Ends(self.outbox, self.leases, self.records, self.manner, release=self.release)
         self._owner = f"{socket.gethostname()}:{os.getpid()}:{os.urandom(4).hex()}"
         self._unknown_key = ""
         self._enqueue = Script("enqueue")
         self._release = Script("release")
-        self._hook_runs: set[asyncio.Task[None]] = set()
         self._is_open = False
         self._failure: str | None = None
         self._dead_letters_count = 0
@@ -155,7 +138,7 @@ class RedisStore:
 
     @property
     def recorder(self) -> Recorder:
-        return self
+        return self.ends
 
     async def open(self, host: Host = LOOKS_ONLY) -> None:
         if self._is_open:
@@ -165,16 +148,9 @@ class RedisStore:
         # Workers of one kind share the list of the jobs that they skip.
         self._unknown_key = f"worker-runtime:unknown:{digest}"
         await check_server(self.location)
-        loop = asyncio.get_running_loop()
+        self._loop = asyncio.get_running_loop()
         self._claim_client = self.location.connect(single_connection_client=True)
-        self._outbox_client = self.location.connect(single_connection_client=True)
-        self.client = self.location.connect()
-        self.outbox = Outbox(self._outbox_client, host.clock)
-        self.leases = LeaseKeeper(
-            self.location,
-            lease_s=self.lease_s,
-            on_lost=lambda lost: _from_thread(loop, self._lost, lost),
-        )
+        self._client = self.location.connect()
         self._claims = ClaimCalls(
             self._claim_client,
             self.leases,
@@ -183,93 +159,25 @@ class RedisStore:
             lease_s=self.lease_s,
         )
         lines = [(name, int(p), key) for name in host.queues for p, key in self.keys(name)]
-        self.lookup = Lookup(self.client, self.records, lines, host.find_task, host.clock)
-        self.outbox.start()
+        self.lookup = Lookup(self._client, self.records, lines, host.find_task, host.clock)
+        self.signals = Signals(self.location, self._client, self.leases, host.clock)
+        self.ends.start(host)
         self.leases.start()
         self._is_open = True
-
-    async def recover(self) -> AsyncIterator[Sequence[Job]]:
-        """None: unfinished jobs are claimed, by whoever is free first."""
-        return
-        yield ()
 
     async def close(self) -> None:
         """Write what is pending, for a few seconds, and let go of what is held."""
         if not self._is_open:
             return
         self._is_open = False
-        await self._hooks_ended()
-        await self.outbox.close(_FLUSH_WITHIN_S)
-        await self._hooks_ended()  # those of what was written just now
+        await self.ends.close()
         await asyncio.get_running_loop().run_in_executor(None, self.leases.stop)
-        for client in (self._claim_client, self._outbox_client, self.client):
+        for client in (self._claim_client, self._client):
             await close_client(client)
-
-    async def _hooks_ended(self) -> None:
-        if self._hook_runs:
-            await asyncio.wait(self._hook_runs, timeout=_FLUSH_WITHIN_S)
 
     # Accept
 
-    async def accept(self, new: New, admitter: Admitter) -> Accepted:
-        admitter.check_room(new.job)
-        [accepted] = await self._accept([new.job], admitter)
-        return accepted
-
-    async def accept_all(
-        self,
-        jobs: Sequence[Job],
-        admitter: Admitter,
-        *,
-        parents: Sequence[Sequence[Job]] | None = None,
-        is_named: bool = False,
-    ) -> list[Job]:
-        admitter.check_room_for(jobs)
-        return [job for job, _ in await self._accept(jobs, admitter)]
-
-    async def accept_each(
-        self, news: Sequence[New | WorkerRuntimeError], admitter: Admitter
-    ) -> list[Accepted | WorkerRuntimeError]:
-        answers: list[Accepted | WorkerRuntimeError] = []
-        for new in news:
-            try:
-                answers.append(await self.accept(new, admitter) if isinstance(new, New) else new)
-            except WorkerRuntimeError as error:
-                answers.append(error)
-        return answers
-
-    async def _accept(self, jobs: Sequence[Job], admitter: Admitter) -> list[Accepted]:
-        """Put jobs into Redis. For each: its record, and whether it is new. Raises Refused;
-        JobConflict where the id belongs to a job with another payload."""
-        records: list[Accepted] = []
-        for job, is_new in zip(jobs, await self.enqueue(jobs), strict=True):
-            if is_new:
-                admitter.announce(job)
-                self._host.remember(job)
-                records.append((job, True))
-            else:
-                records.append((await self._kept(job, admitter), False))
-        return records
-
-    async def _kept(self, job: Job, admitter: Admitter) -> Job:
-        known = self._host.job_here(job.id) or await self.find(job.id)
-        if known is None:  # it ended and was forgotten in this very moment
-            [is_new] = await self.enqueue([job])
-            return job if is_new else await self._kept(job, admitter)
-        admitter.check_same(known, job)
-        return known
-
-    async def known(self, new: New, admitter: Admitter) -> Job | None:
-        known = await self.find(new.job.id) if new.is_named else None
-        if known is not None:
-            admitter.check_same(known, new.job)
-        return known
-
     async def enqueue(self, jobs: Sequence[Job]) -> list[bool]:
-        """Put jobs into their queues, all or none. For each: False where its id is in use already.
-
-        Raises StoreUnavailable, QueueFull, InvalidJob, PayloadTooLarge.
-        """
         args: list[Any] = []
         for job in jobs:
             due_ms = round(max(job.due_at, job.created_at) * 1000)
@@ -277,8 +185,8 @@ class RedisStore:
             args += (job.id, self.key_of(job), due_ms, ttl_ms, self.records.payload(job))
             args.append(self._capacities.get(job.queue, 0))
         try:
-            answers = await self._enqueue.call(self.client, *args)
-        except (exceptions.RedisError, OSError) as error:
+            answers = await self._enqueue.call(self._client, *args)
+        except REDIS_ERRORS as error:
             self.note_failure(f"Redis cannot take jobs: {error}")
             raise StoreUnavailable(f"Redis cannot take the job now: {error}") from None
         self.note_failure(None)
@@ -299,6 +207,10 @@ class RedisStore:
         keys = self.keys(queue)
         return next((key for p, key in keys if p == int(Priority.NORMAL)), keys[-1][1])
 
+    def health_key(self, queue: str) -> str:
+        """The key that says that the queue has a worker, where nobody calls it otherwise."""
+        return self.key_of_queue(queue) + HEALTH_SUFFIX
+
     def note_failure(self, words: str | None) -> None:
         """What the last call of Redis failed with, outside of the outbox; None: it answered."""
         self._failure = words
@@ -310,7 +222,7 @@ class RedisStore:
         success, the next call finds the jobs of the lost answer again."""
         try:
             claims = await self._claims.take(self.keys(queue), limit, self._unknown_key)
-        except (exceptions.RedisError, OSError) as error:
+        except REDIS_ERRORS as error:
             self.note_failure(f"jobs cannot be claimed from Redis: {error}")
             raise
         self.note_failure(None)
@@ -323,7 +235,7 @@ class RedisStore:
 
     async def count_tries(self, lease: Lease, tries: int) -> None:
         """Take over the number of the first try that the enqueuer asked for."""
-        await self.client.set(RETRY_PREFIX + lease.job_id, tries, ex=RETRY_TTL_S)
+        await self._client.set(RETRY_PREFIX + lease.job_id, tries, ex=RETRY_TTL_S)
         lease.tries = tries
 
     async def release(self, leases: Sequence[Lease], *, unknown: bool = False) -> None:
@@ -335,132 +247,28 @@ class RedisStore:
         for lease in leases:
             self.leases.held.pop(lease.job_id, None)
             args += (lease.job_id, lease.queue_key, lease.token)
-        await self._release.call(self.client, *args)
+        await self._release.call(self._client, *args)
 
     async def bury(self, lease: Lease, queue: str, payload: bytes, reason: str) -> None:
         """Park a claimed job that cannot be read, for a week, with the reason."""
         await self.lookup.bury(lease.job_id, queue, payload, reason)
         self._dead_letters_count += 1
 
-    async def unknown_count(self) -> int:
-        """How many waiting jobs this kind of worker leaves to others."""
-        return int(await self.client.scard(self._unknown_key))
+    async def has_work(self, queues: Iterable[str]) -> bool:
+        """Whether there are jobs in the queues, those that run included, other than those that this
+        kind of worker leaves to others. Raises redis errors."""
+        pipe = self._client.pipeline(transaction=False)
+        for name in queues:
+            for _, key in self.keys(name):
+                pipe.zcard(key)
+        count = sum(await pipe.execute())
+        return bool(count and count > await self._client.scard(self._unknown_key))
 
-    # Run and end
-
-    def note_error(self, job_id: str, error: Any) -> None:
-        """What an attempt of the job raised, for its result: a job's record has only the words."""
-        self._errors[job_id] = error
-
-    def error_of(self, job_id: str) -> Any:
-        """What `note_error` was told last and is not written yet; None where nothing."""
-        return self._errors.get(job_id)
-
-    def record_started(self, job: Job) -> asyncio.Future[None] | None:
-        """Nothing to write: the claim counted the try."""
-        return None
-
-    def record_transition(self, job: Job, transition: Transition, then: Recorded) -> None:
-        lease = self.leases.held.get(job.id)
-        if lease is None:  # somebody else has taken it over, or ended it
-            self._errors.pop(job.id, None)
-            then(superseded=True)
-            return
-        before = self.manner.before_end(job, transition)
-        if before is None:
-            self._put(job, transition, lease, then)
-        else:
-            self.finishing += 1
-            self._run_hook(self._put_after(before, job, transition, lease, then))
-
-    async def _put_after(
-        self,
-        before: Awaitable[None],
-        job: Job,
-        transition: Transition,
-        lease: Lease,
-        then: Recorded,
-    ) -> None:
+    def _lost_in_thread(self, leases: list[Lease]) -> None:
         try:
-            await before
-        finally:
-            self.finishing -= 1
-            self._put(job, transition, lease, then)
-
-    def _put(self, job: Job, transition: Transition, lease: Lease, then: Recorded) -> None:
-        finish = Finish(lease, done=_not_yet)
-        finish.done = functools.partial(self._written, job, transition, finish, then)
-        error = self._errors.pop(job.id, None)
-        self.ends.count(job, transition)
-        if transition.state in (QUEUED, SCHEDULED):
-            is_later = transition.state is SCHEDULED
-            finish.again = str(round(transition.due_at * 1000)) if is_later else "="
-            finish.tries_after = transition.attempt
-            finish.crashes_after = transition.crashes
-        else:
-            finish.hold_ms = self.manner.hold_ms(job)
-            ttl_ms = self.manner.result_ttl_ms(job)
-            if ttl_ms is not None:
-                finish.ttl_ms = ttl_ms
-                result = self.records.result(job, transition, lease, error)
-                if result is None:
-                    logger.critical("job %s: its result cannot be serialized", job.id)
-                finish.result = result or b""
-        lease.is_ending = True
-        self.outbox.put(finish)
-        self._host.on_room()
-
-    @property
-    def ending(self) -> int:
-        """Jobs whose attempts have ended and which occupy their slots all the same."""
-        return self.finishing + (len(self.outbox) if self.manner.has_after_end else 0)
-
-    def _written(
-        self, job: Job, transition: Transition, finish: Finish, then: Recorded, is_ours: bool
-    ) -> None:
-        lease = finish.lease
-        successor, lease.successor = lease.successor, None
-        if successor is not None and not is_ours:
-            # The lease had run out, and this process took the job up again: its end still counts.
-            lease.token, lease.tries = successor.token, successor.tries
-            self.outbox.put(finish)
-            return
-        if self.leases.held.get(job.id) is lease:
-            del self.leases.held[job.id]
-        if is_ours:
-            then()
-        else:
-            logger.warning("job %s: another worker has it by now; its end here is dropped", job.id)
-            then(superseded=True)
-        if successor is not None:  # the retry was claimed before this was known: the next claim's
-            self._run_hook(self._give_back(successor))
-        after = self.manner.after_end(job, transition)
-        if after is not None:
-            self.finishing += 1
-            self._run_hook(self._after(after))
-        self._host.on_room()
-
-    async def _give_back(self, lease: Lease) -> None:
-        try:
-            await self.release([lease])
-        except (exceptions.RedisError, OSError) as error:
-            logger.warning(
-                "job %s runs again when its lease has ended: it could not be given back: %s",
-                lease.job_id,
-                error,
-            )
-
-    async def _after(self, after: Awaitable[None]) -> None:
-        try:
-            await after
-        finally:
-            self.finishing -= 1
-            self._host.on_room()
-
-    def _run_hook(self, run: Any) -> None:
-        task = asyncio.get_running_loop().create_task(run)
-        self._hook_runs.add(task)
-        task.add_done_callback(self._hook_runs.discard)
+            self._loop.call_soon_threadsafe(self._lost, leases)
+        except RuntimeError:  # the loop is closed
+            pass
 
     def _lost(self, leases: list[Lease]) -> None:
         held = self.leases.held
@@ -472,7 +280,6 @@ class RedisStore:
     # Look
 
     async def find(self, job_id: str) -> Job | None:
-        """The job as Redis has it, waiting, running or ended. Raises StoreUnavailable."""
         return await self.lookup.find(job_id)
 
     async def page(
@@ -510,12 +317,12 @@ class RedisStore:
         raise ConfigurationError(self.lacks["transaction"])
 
     async def load_note(self, key: str) -> str | None:
-        text = await self.client.get(_NOTE_PREFIX + key)
+        text = await self._client.get(_NOTE_PREFIX + key)
         return text.decode() if isinstance(text, bytes) else text
 
     async def save_note(self, key: str, text: str, *, until: float | None = None) -> None:
         left_s = None if until is None else max(1, math.ceil(until - self._host.clock.wall()))
-        await self.client.set(_NOTE_PREFIX + key, text, ex=left_s)
+        await self._client.set(_NOTE_PREFIX + key, text, ex=left_s)
 
     @property
     def ongoing(self) -> int:
@@ -532,16 +339,3 @@ class RedisStore:
             claimed=self.claimed_count,
             dead_letters=self._dead_letters_count,
         )
-
-
-def _not_yet(_: bool) -> None:
-    raise AssertionError("set before the finish is put")
-
-
-def _from_thread(
-    loop: asyncio.AbstractEventLoop, callback: Callable[[list[Lease]], None], lost: list[Lease]
-) -> None:
-    try:
-        loop.call_soon_threadsafe(callback, lost)
-    except RuntimeError:  # the loop is closed
-        pass

@@ -16,7 +16,7 @@ from urllib.parse import parse_qsl, unquote
 
 import msgspec
 
-from worker_runtime.errors import ConfigurationError, InvalidArguments, PayloadTooLarge
+from worker_runtime.errors import ConfigurationError
 from worker_runtime.model.figures import StoreStatistics
 from worker_runtime.model.filter import JobFilter
 from worker_runtime.model.job import Job
@@ -166,12 +166,7 @@ class SqliteStore(LocalStore):
     # Record
 
     def record_accepted(self, jobs: Sequence[Job]) -> asyncio.Future[None] | None:
-        try:
-            rows = [self._new_row(job) for job in jobs]
-        except (InvalidArguments, PayloadTooLarge) as error:
-            refused: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-            refused.set_exception(error)
-            return refused
+        rows = [self._new_row(job) for job in jobs]
         return self._journal.accept(rows, acknowledge_now=self.settings.ack == "memory")
 
     async def acknowledged(self, job: Job) -> None:
