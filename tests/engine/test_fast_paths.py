@@ -49,23 +49,34 @@ async def fail(text: str = "no") -> None:
     raise ValueError(text)
 
 
+class Runs:
+    """Counted by a job's attempts. No data, so that all of them are given this very object."""
+
+    count = 0
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Runs) and self.count == other.count
+
+    __hash__ = None  # type: ignore[assignment]
+
+
 @task(retry=Retry(max_attempts=3, delay_s=0.0, only_for=(KeyError,)))
-async def fail_twice(marks: list[int]) -> int:
-    marks.append(1)
-    if len(marks) < 3:
+async def fail_twice(runs: Runs) -> int:
+    runs.count += 1
+    if runs.count < 3:
         raise KeyError("again")
-    return len(marks)
+    return runs.count
 
 
 @task(retry=Retry(max_attempts=3))
-async def again(marks: list[int], *, by_raising: bool = False) -> int | RunAgain:
-    marks.append(1)
-    if len(marks) < 3:
-        request = RunAgain(0.2 * (len(marks) - 1), uses_attempt=by_raising)
+async def again(runs: Runs, *, by_raising: bool = False) -> int | RunAgain:
+    runs.count += 1
+    if runs.count < 3:
+        request = RunAgain(0.2 * (runs.count - 1), uses_attempt=by_raising)
         if by_raising:
             raise request
         return request
-    return len(marks)
+    return runs.count
 
 
 @task(timeout_s=0.02)
@@ -152,9 +163,9 @@ ATTEMPTS: dict[str, Callable[[], list[Asked]]] = {
     "values": lambda: [asked(add, 1), asked(add, 1, 2), asked(add), asked(nothing)],
     "many": lambda: [asked(add, n) for n in range(200)],
     "errors": lambda: [asked(fail), asked(fail, "x" * 10_000), asked(fail, retry=Retry(1))],
-    "retries": lambda: [asked(fail_twice, []), asked(fail_twice, [], retry=None)],
+    "retries": lambda: [asked(fail_twice, Runs()), asked(fail_twice, Runs(), retry=None)],
     "retries of one job": lambda: [asked(fail, retry=Retry(2, delay_s=0.0))],
-    "again": lambda: [asked(again, []), Asked(again, ([],), {"by_raising": True})],
+    "again": lambda: [asked(again, Runs()), Asked(again, (Runs(),), {"by_raising": True})],
     "keywords": lambda: [Asked(add, (), {"b": 5}), Asked(add, (1,), {"b": 5})],
     "timeouts": lambda: [asked(too_long), asked(in_time), asked(too_long, timeout_s=0.01)],
     "timeouts of one job": lambda: [asked(sleep, timeout_s=0.02), asked(add, timeout_s=None)],

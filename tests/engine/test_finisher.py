@@ -290,9 +290,8 @@ async def test_a_result_that_cannot_leave_the_process_fails_the_job(
 async def test_a_result_that_fits_is_kept_as_it_is() -> None:
     value = {"rows": [1, 2.5, None], "at": b"x"}
     async with Runtime({"script": Script(value)}) as runtime:
-        assert (
-            await (await runtime.doorway.enqueue_with(WIRE, "script")).result(timeout_s=5) is value
-        )
+        handle = await runtime.doorway.enqueue_with(WIRE, "script")
+        assert await handle.result(timeout_s=5) == value
 
 
 # Ages

@@ -12,6 +12,7 @@ from worker_runtime.errors import JobCancelled, JobFailed
 from worker_runtime.model.job import Job
 from worker_runtime.model.snapshot import JobInfo, describe
 from worker_runtime.model.states import COMPLETED, FAILED, Reason, State
+from worker_runtime.model.values.copying import ATOMS, private_copy
 
 R_co = TypeVar("R_co", covariant=True)
 
@@ -56,7 +57,8 @@ class JobHandle(msgspec.Struct, Generic[R_co], frozen=True, gc=False, eq=False):
         return describe(self.job)
 
     async def result(self, *, timeout_s: float | None = None) -> R_co:
-        """The task's return value, waited for at most `timeout_s` seconds.
+        """The task's return value, waited for at most `timeout_s` seconds; data in it is a copy,
+        the caller's own.
 
         Raises JobFailed or JobCancelled when the job ended so, TimeoutError when it has not ended
         in time (the job goes on).
@@ -66,6 +68,8 @@ class JobHandle(msgspec.Struct, Generic[R_co], frozen=True, gc=False, eq=False):
             await self.wait(timeout_s=timeout_s)
         if job.state is COMPLETED:
             value: R_co = job.result
+            if value is not None and type(value) not in ATOMS:
+                value = private_copy(value)
             return value
         failure = job.failure
         if job.state is FAILED and failure is not None:

@@ -24,6 +24,8 @@ from worker_runtime.model.job import Job
 from worker_runtime.model.job_id import JobIds, check_job_id
 from worker_runtime.model.registry import TaskRegistry
 from worker_runtime.model.uniqueness import Uniqueness
+from worker_runtime.model.values.copying import private_arguments
+from worker_runtime.model.values.sameness import is_same
 from worker_runtime.services.forecast import Forecast
 from worker_runtime.services.overload import OverloadControl
 
@@ -144,7 +146,8 @@ class Intake:
         definition = self._registry.find(task)
         overrides = options.overrides
         if overrides is not None and overrides.takes_results:
-            bound, named = args, kwargs or None  # checked when the result they lack is there
+            # Checked when the result they lack is there.
+            bound, named = private_arguments(args, kwargs or None)
         else:
             try:
                 bound, named = definition.signature.bind(args, kwargs, wire=options.wire)
@@ -284,7 +287,4 @@ def same_payload(one: Job, other: Job) -> bool:
     if one.task.name != other.task.name:
         return False
     canonical = one.task.signature.canonical
-    try:
-        return canonical(one.args, one.kwargs) == canonical(other.args, other.kwargs)
-    except Exception:  # an argument's own comparison: without an answer they count as different
-        return False
+    return is_same(canonical(one.args, one.kwargs), canonical(other.args, other.kwargs))

@@ -20,7 +20,7 @@ from worker_runtime.executors.returned import ENDS, discard, finished, is_unfini
 from worker_runtime.model.activity import Failure
 from worker_runtime.model.bounded import error_text, traceback_text
 from worker_runtime.model.context import JobContext, RecordReporter
-from worker_runtime.model.job import Job, retry_of, timeout_of
+from worker_runtime.model.job import Job, call_arguments, retry_of, timeout_of
 from worker_runtime.model.outcome import Outcome, OutcomeKind
 from worker_runtime.model.states import Reason, StopReason
 from worker_runtime.stores.boundary import Recorder
@@ -78,7 +78,9 @@ class Attempts:
                         # What LoopExecutor.start comes to when there is nothing to set up.
                         if task.timeout_s is not None or job.options is not None:
                             slot.began()
-                        value = await task.fn(*job.args)  # type: ignore[misc]
+                        value = await task.fn(  # type: ignore[misc]
+                            *(call_arguments(job)[0] if task.takes_mutable else job.args)
+                        )
                     else:
                         value = await self._run_dressed(slot)
                 except BaseException as error:

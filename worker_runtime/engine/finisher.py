@@ -39,6 +39,7 @@ from worker_runtime.model.states import (
 )
 from worker_runtime.model.tasks.crash_rule import reason_to_fail
 from worker_runtime.model.tasks.tally import DURATION_BUCKETS_S
+from worker_runtime.model.values.copying import ATOMS, private_copy
 from worker_runtime.stores.boundary import Recorder
 
 logger = logging.getLogger("worker_runtime.jobs")
@@ -104,7 +105,7 @@ class Finisher:
             job.state = COMPLETED
             job.ended_at = now
             if value is not None:
-                job.result = value
+                job.result = value if type(value) in ATOMS else private_copy(value)
             tally.completed += 1
             self._table.retire(job, task.result_ttl_s if job.options is None else ttl_of(job))
             if self._subscriptions:
@@ -185,16 +186,16 @@ class Finisher:
         return Transition(FAILED, now, None, failure, 0.0, job.attempt, job.crashes)
 
     def _completed(self, job: Job, outcome: Outcome, now: float) -> Transition:
-        encoded = None
+        encoded, value = None, outcome.value
+        if type(value) not in ATOMS:  # the task may go on with what it has returned
+            value = private_copy(value)
         if self._must_encode or job.must_encode:
             try:
-                encoded = encode_value(outcome.value, self._result_bytes_max)
+                encoded = encode_value(value, self._result_bytes_max)
             except Unencodable as error:
                 failure = Failure(Reason.UNENCODABLE, "Unencodable", f"the result {error}")
                 return Transition(FAILED, now, None, failure, 0.0, job.attempt, job.crashes)
-        return Transition(
-            COMPLETED, now, outcome.value, None, 0.0, job.attempt, job.crashes, encoded
-        )
+        return Transition(COMPLETED, now, value, None, 0.0, job.attempt, job.crashes, encoded)
 
     def _interrupted(self, job: Job, failure: Failure, now: float) -> Transition:
         self.interrupted_count += 1

@@ -139,6 +139,7 @@ class HeldJobs:
                 self._fail(job, Failure(Reason.ERROR, "InvalidArguments", text))
                 return
             # From here on the results are arguments like any other: kept when the job is retried.
+            job.accepted = None
             job.options = msgspec.structs.replace(job.options, takes_results=None)
         self._dispatcher.submit(job)
 

@@ -6,6 +6,7 @@ from collections.abc import Awaitable
 from typing import Any
 
 from worker_runtime.executors.boundary import Call
+from worker_runtime.model.job import call_arguments
 from worker_runtime.model.states import StopReason
 
 
@@ -24,7 +25,7 @@ class LoopExecutor:
     def start(self, call: Call) -> Awaitable[Any]:
         call.began()
         job = call.job
-        result: Awaitable[Any] = job.task.call(call.context, job.args, job.kwargs)
+        result: Awaitable[Any] = job.task.call(call.context, *call_arguments(job))
         return result
 
     def stop(self, call: Call, reason: StopReason) -> None:

@@ -14,6 +14,7 @@ from worker_runtime.clock.source import Clock
 from worker_runtime.errors import ExecutorFull
 from worker_runtime.executors.boundary import Call
 from worker_runtime.executors.returned import discard
+from worker_runtime.model.job import call_arguments
 from worker_runtime.model.states import StopReason
 
 logger = logging.getLogger("worker_runtime.executors")
@@ -60,7 +61,7 @@ class _Worker(threading.Thread):
             value: Any = None
             job = work.job
             try:
-                value = work.variables.run(job.task.call, work.context, job.args, job.kwargs)
+                value = work.variables.run(job.task.call, work.context, *call_arguments(job))
             except BaseException as raised:
                 error = raised
             self._pool.returned(self, work, value, error)

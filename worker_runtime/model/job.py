@@ -15,6 +15,7 @@ from worker_runtime.model.states import QUEUED, State
 from worker_runtime.model.tasks.definition import TaskDefinition
 from worker_runtime.model.tasks.options import JobOptions
 from worker_runtime.model.tasks.policy import NO_RETRY, Retry
+from worker_runtime.model.values.copying import Arguments, private_arguments
 
 
 class Job(msgspec.Struct, gc=False, eq=False, weakref=False):
@@ -22,7 +23,10 @@ class Job(msgspec.Struct, gc=False, eq=False, weakref=False):
 
     Danger: `gc=False` keeps a million queued jobs out of the garbage collector's walks, so a Job
     must never be reachable from something that it refers to (a handle, a slot, the runtime).
-    `kwargs` is None where there are none. `order` is the place in line: a lower number was
+    `args` and `kwargs` (None where there are none) are the call as it was accepted: nobody changes
+    what is in them, and a task is given `call_arguments`. `accepted` is the same as a store had it,
+    where today's annotations have made something else of that. `result` too is nobody's to change.
+    `order` is the place in line: a lower number was
     accepted earlier; it survives retries and restarts. `must_encode`: somebody will read the result
     as JSON or MessagePack, so one that cannot be encoded fails the job.
     """
@@ -47,6 +51,7 @@ class Job(msgspec.Struct, gc=False, eq=False, weakref=False):
     activity: Activity | None = None
     waiters: list[Any] | None = None
     must_encode: bool = False
+    accepted: Arguments | None = None
 
     @property
     def is_ended(self) -> bool:
@@ -64,6 +69,30 @@ class Job(msgspec.Struct, gc=False, eq=False, weakref=False):
 # to go: while one of them stays, the type would call the other through Python.
 Job.__setattr__ = object.__setattr__  # type: ignore[method-assign]
 Job.__delattr__ = object.__delattr__  # type: ignore[method-assign]
+
+
+def call_arguments(job: Job) -> Arguments:
+    """The arguments for one attempt of `job`, which may do with them what it likes."""
+    if job.task.takes_mutable:
+        return private_arguments(job.args, job.kwargs)
+    return job.args, job.kwargs
+
+
+def accepted_arguments(job: Job) -> Arguments:
+    """The arguments to keep of `job`: as accepted, whatever has become of its task since."""
+    return (job.args, job.kwargs) if job.accepted is None else job.accepted
+
+
+def unless_same(
+    accepted: Arguments, args: tuple[Any, ...], kwargs: dict[str, Any] | None
+) -> Arguments | None:
+    """What `Job.accepted` is for a call that a store had as `accepted`."""
+    if accepted[0] is args and accepted[1] is kwargs:
+        return None
+    try:
+        return None if accepted == (args, kwargs) else accepted
+    except Exception:  # an argument's own comparison
+        return accepted
 
 
 def timeout_of(job: Job) -> float | None:

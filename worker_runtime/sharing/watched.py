@@ -56,7 +56,7 @@ class WatchedJobs:
         held = self._enqueued.pop(job.id, None) or waited_for
         if held is None or held.is_ended:
             return job
-        held.args, held.kwargs = job.args, job.kwargs
+        held.args, held.kwargs, held.accepted = job.args, job.kwargs, job.accepted
         held.task, held.attempt, held.crashes = job.task, job.attempt, job.crashes
         held.priority, held.due_at = job.priority, job.due_at
         return held

@@ -123,6 +123,7 @@ class TaskDefinition:
         "retry",
         "run_in",
         "signature",
+        "takes_mutable",
         "tally",
         "timeout_s",
     )
@@ -152,6 +153,7 @@ class TaskDefinition:
         self.is_async = fn is not None and _is_async(fn)
         self.run_in: RunIn = policy.run_in or ("loop" if self.is_async else "thread")
         self.signature = Signature(fn if fn is not None else _parked, context_type)
+        self.takes_mutable = self.signature.takes_mutable
         self.needs_context = self.signature.context_name is not None
         # In a child: by its context's flag, or as a coroutine, also one behind a sync decorator.
         self.is_cancellable = self.needs_context or (fn is not None and _is_async(_innermost(fn)))

@@ -21,8 +21,8 @@ from uuid import UUID
 import msgspec
 
 from worker_runtime.errors import ConfigurationError, InvalidArguments
-
-Arguments = tuple[tuple[Any, ...], dict[str, Any] | None]
+from worker_runtime.model.values.annotations import Hold, hold_of
+from worker_runtime.model.values.copying import Arguments, private_arguments
 
 # From Python callers these arrive as themselves; from a wire, `str` stands for them.
 _NATIVE_TYPES = (bytes, bytearray, memoryview, datetime, date, time, timedelta, UUID, Decimal)
@@ -38,15 +38,18 @@ _SCALARS = (str, int, float, bool, bytes, type(None))
 
 class _Shape(msgspec.Struct, frozen=True):
     """How calls of one form are checked. `scalars`: the types of the arguments, where a call whose
-    arguments have just these needs no more than a look at them."""
+    arguments have just these needs no more than a look at them. `is_shared`: what the check makes
+    of arguments may still be the caller's."""
 
     struct: type[msgspec.Struct]
     scalars: tuple[type, ...] | None
+    is_shared: bool
 
     @classmethod
     def of(cls, struct: type[msgspec.Struct], kinds: Iterable[Any]) -> _Shape:
         kinds = tuple(kinds)
-        return cls(struct, kinds if all(kind in _SCALARS for kind in kinds) else None)
+        scalars = kinds if all(kind in _SCALARS for kind in kinds) else None
+        return cls(struct, scalars, any(hold_of(kind) is Hold.SHARED for kind in kinds))
 
 
 class Signature:
@@ -54,7 +57,8 @@ class Signature:
 
     `bind` raises InvalidArguments, naming the argument, the problem and what is allowed. Parameters
     whose annotation msgspec cannot express (or that cannot be resolved) accept anything.
-    `returns` is the type of the result, for whoever decodes a stored one.
+    `returns` is the type of the result, for whoever decodes a stored one. `takes_mutable`: a call
+    may hold what the function could change.
     """
 
     def __init__(self, fn: Callable[..., Any], context_type: type | None = None) -> None:
@@ -74,6 +78,7 @@ class Signature:
         parameters = [p for p in parameters if p.name != self.context_name]
 
         self.types: dict[str, Any] = {p.name: _checkable(hints[p.name]) for p in parameters}
+        self.takes_mutable = any(hold_of(kind) is not Hold.FIXED for kind in self.types.values())
         self._positional = [p.name for p in parameters if p.kind in _POSITIONAL]
         self._positional_only = {p.name for p in parameters if p.kind is p.POSITIONAL_ONLY}
         self._by_keyword = {p.name for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD} | {
@@ -117,25 +122,29 @@ class Signature:
     def bind(
         self, args: tuple[Any, ...], kwargs: Mapping[str, Any] | None, *, wire: bool = False
     ) -> Arguments:
-        """The checked arguments, containers copied and values converted to the annotated types.
+        """The checked arguments, values converted to the annotated types, and copies of whatever
+        data the caller could still change.
 
         `wire=True` for arguments decoded from JSON or MessagePack, where text may stand for a
-        date, a UUID, a Decimal or bytes.
+        date, a UUID, a Decimal or bytes; nobody else has those, and they are not copied.
         """
         if not kwargs:
             shape = self._by_arity.get(len(args)) or self._arity_shape(len(args))
             if shape is not None:
                 if shape.scalars == tuple(map(type, args)):
                     return args, None
-                return msgspec.structs.astuple(self._convert(args, shape.struct, wire)), None
+                values = msgspec.structs.astuple(self._convert(args, shape.struct, wire))
+                return (values, None) if wire or not shape.is_shared else private_arguments(values)
         elif not args:
             shape = self._by_names.get(tuple(kwargs))
             if shape is not None:
                 if shape.scalars == tuple(map(type, kwargs.values())):
                     return (), dict(kwargs)
                 values = msgspec.structs.astuple(self._convert(kwargs, shape.struct, wire))
-                return (), dict(zip(kwargs, values, strict=True))
-        return self._bind_named(args, kwargs or {}, wire)
+                named = dict(zip(kwargs, values, strict=True))
+                return ((), named) if wire or not shape.is_shared else private_arguments((), named)
+        bound = self._bind_named(args, kwargs or {}, wire)
+        return bound if wire else private_arguments(*bound)
 
     def with_context(
         self, context: object, args: tuple[Any, ...], kwargs: dict[str, Any] | None

@@ -16,7 +16,7 @@ import msgspec
 from worker_runtime.errors import InvalidArguments, PayloadTooLarge
 from worker_runtime.model.activity import Activity, AttemptRecord, Failure, Metric, Progress
 from worker_runtime.model.bounded import Unencodable, cleaned, encode_value
-from worker_runtime.model.job import Job, ttl_of
+from worker_runtime.model.job import Job, accepted_arguments, ttl_of, unless_same
 from worker_runtime.model.outcome import Transition, with_ended_attempt
 from worker_runtime.model.states import QUEUED, RUNNING, SCHEDULED, TERMINAL_STATES, State
 from worker_runtime.model.tasks.definition import TaskDefinition
@@ -108,11 +108,12 @@ _decode_activity = msgspec.msgpack.Decoder(StoredActivity).decode
 def encode_payload(job: Job, bytes_max: int) -> bytes:
     """The arguments of `job`. Raises InvalidArguments where one has no encoding, PayloadTooLarge
     where all together exceed `bytes_max`."""
+    arguments = accepted_arguments(job)
     try:
-        encoded = _encode((job.args, job.kwargs))
+        encoded = _encode(arguments)
     except Exception:  # slow path: find the words for it
         try:
-            encoded = encode_value((job.args, job.kwargs), sys.maxsize)
+            encoded = encode_value(arguments, sys.maxsize)
         except Unencodable as error:
             raise InvalidArguments(f"task {job.task.name}: the arguments {error}") from None
     if len(encoded) > bytes_max:
@@ -243,7 +244,7 @@ def decode_job(row: Columns, tasks: Callable[[str], TaskDefinition], *, checked:
     task = tasks(row[2])
     args, kwargs = _decode(row[6])
     options = None if row[7] is None else _decode_options(row[7])
-    bound, named = tuple(args), kwargs
+    bound, named = given = tuple(args), kwargs
     if options is None or options.takes_results is None:  # else some arguments are still to come
         try:
             bound, named = task.signature.bind(bound, named, wire=True)
@@ -252,6 +253,7 @@ def decode_job(row: Columns, tasks: Callable[[str], TaskDefinition], *, checked:
                 raise
     queue = task.queue if row[3] == task.queue else row[3]  # a million jobs share one string
     job = Job(row[1], task, bound, named, queue, row[4], row[0], row[5], _STATES[row[9]])
+    job.accepted = unless_same(given, bound, named)
     job.options = options
     job.must_encode = bool(row[8])
     job.attempt, job.crashes, job.due_at = row[10], row[11], row[12] or 0.0

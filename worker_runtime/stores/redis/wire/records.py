@@ -21,7 +21,7 @@ from worker_runtime.errors import (
 )
 from worker_runtime.model.activity import Failure
 from worker_runtime.model.bounded import clean, cut, error_text
-from worker_runtime.model.job import Job
+from worker_runtime.model.job import Job, accepted_arguments, unless_same
 from worker_runtime.model.outcome import Transition
 from worker_runtime.model.states import CANCELLED, COMPLETED, FAILED, Priority, Reason
 from worker_runtime.model.tasks.definition import TaskDefinition
@@ -54,9 +54,9 @@ class Records:
     def payload(self, job: Job) -> bytes:
         """The job as it is enqueued. Raises InvalidJob, PayloadTooLarge."""
         extra = _extra(job) if self.is_plain else None
-        wire_job = WireJob(
-            job.task.name, job.args, job.kwargs or {}, None, round(job.created_at * 1000), extra
-        )
+        args, kwargs = accepted_arguments(job)
+        enqueued_ms = round(job.created_at * 1000)
+        wire_job = WireJob(job.task.name, args, kwargs or {}, None, enqueued_ms, extra)
         try:
             data = self.wire.encode_job(wire_job)
         except Exception as error:  # whatever a serializer raises
@@ -73,10 +73,10 @@ class Records:
     def job(self, job_id: str, found: WireJob, task: TaskDefinition, queue: str, score: int) -> Job:
         """The Job that a payload stands for, not started. Raises InvalidArguments where the
         arguments do not fit the task."""
-        args, kwargs = found.args, found.kwargs or None
+        args, kwargs = given = found.args, found.kwargs or None
         if self.is_plain and not task.is_parked:
             args, kwargs = task.signature.bind(args, kwargs, wire=not self.wire.is_pickle)
-        return Job(
+        job = Job(
             job_id,
             task,
             args,
@@ -88,15 +88,16 @@ class Records:
             due_at=score / 1000,
             options=_options(found.extra) if self.is_plain else None,
         )
+        job.accepted = unless_same(given, args, kwargs)
+        return job
 
     def result(
         self, job: Job, transition: Transition, lease: Lease, error: BaseException | None
     ) -> bytes | None:
         """The result of an ended job as arq writes it. `error` is what the task raised, where it
         is known; None: it is made from the failure's words."""
-        wire_job = WireJob(
-            job.task.name, job.args, job.kwargs or {}, lease.tries, lease.enqueued_ms
-        )
+        args, kwargs = accepted_arguments(job)
+        wire_job = WireJob(job.task.name, args, kwargs or {}, lease.tries, lease.enqueued_ms)
         value: Any = transition.value
         if transition.state is not COMPLETED:
             value = error if error is not None else _error_of(transition)
