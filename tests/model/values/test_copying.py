@@ -14,8 +14,8 @@ from typing import Any, NamedTuple
 import msgspec
 import pytest
 from hypothesis import given
-from hypothesis import strategies as st
 
+from tests.support.values import PLAIN
 from worker_runtime.model.values.copying import private_arguments, private_copy
 
 
@@ -183,12 +183,6 @@ def test_what_cannot_be_copied_stays_as_it_is() -> None:
     for _ in range(100_000):
         deep = [deep]
     assert private_copy(deep) is deep
-
-
-PLAIN = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),
-    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner) | st.tuples(inner, inner),
-)
 
 
 @given(PLAIN)

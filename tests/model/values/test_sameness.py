@@ -12,7 +12,7 @@ import msgspec
 import pytest
 from hypothesis import given
 
-from tests.model.values.test_copying import PLAIN
+from tests.support.values import PLAIN
 from worker_runtime.model.values.sameness import is_same
 
 
