@@ -260,7 +260,6 @@ async def test_many_ended_jobs_run_again_together(store: Place, world: World) ->
 # What a job is called with
 
 
-@pytest.mark.xfail(strict=True, reason="A4: with what the task left of it")
 async def test_a_retry_on_request_calls_with_what_was_accepted(store: Place) -> None:
     seen: list[list[int]] = []
     async with store.runtime([emptying(seen)]) as runtime:
@@ -271,7 +270,6 @@ async def test_a_retry_on_request_calls_with_what_was_accepted(store: Place) -> 
     assert seen == [[1, 2], [1, 2]]
 
 
-@pytest.mark.differs(local="A8: the second attempt gets what the first one left")
 async def test_every_attempt_is_called_with_what_was_accepted(store: Place) -> None:
     seen: list[list[int]] = []
     async with store.runtime([emptying(seen)]) as runtime:
@@ -280,7 +278,6 @@ async def test_every_attempt_is_called_with_what_was_accepted(store: Place) -> N
     assert seen == [[1, 2]] * 3
 
 
-@pytest.mark.xfail(strict=True, reason="A5: compared with what the task left of it")
 async def test_the_same_call_is_the_same_job_whatever_its_task_did(store: Place) -> None:
     async with store.runtime([emptying([])]) as runtime:
         named = runtime.options(job_id="one")
