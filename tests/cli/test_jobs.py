@@ -98,6 +98,13 @@ async def test_dead_letters_are_seen_and_acted_on(server: ServerProcess) -> None
     assert "attempt 1" in shown.out
     assert "error: ValueError: [bold]no 0[/bold]" in shown.out
 
+    hostile = await accept(server, "fail", "no\n\x1b[2Jcleared\u2028\x9b1A")  # B27
+    for arguments in (("show", hostile), ("list", "--state", "failed")):
+        shown = await jobs(*arguments, *at)
+        assert all(c == "\n" or c.isprintable() for c in shown.out), ascii(shown.out)
+        assert "\\x1b[2Jcleared\\u2028\\x9b1A" in shown.out
+    assert (await jobs("delete", hostile, *at)).code == 0
+
     retried = await jobs("retry", failed[0], PORT=str(server.port))  # the default address
     assert (retried.code, retried.out) == (0, f"queued again: {failed[0]}\n")
     everything = await jobs("retry", "--all", "--task", "fail", *at)

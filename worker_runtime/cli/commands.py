@@ -16,6 +16,7 @@ from worker_runtime.cli.jobs import jobs
 from worker_runtime.cli.stats import stats
 from worker_runtime.contracts.guides import GUIDES
 from worker_runtime.errors import ConfigurationError
+from worker_runtime.model.bounded import one_line
 from worker_runtime.settings import Settings, checked
 
 # What belongs to the process rather than to the runtime it serves.
@@ -80,7 +81,7 @@ def _dialects(context: click.Context, parameter: click.Parameter, text: str | No
 
 def _refuse(message: str) -> NoReturn:
     """End with one line that says what is wrong."""
-    click.echo(f"worker-runtime: {' '.join(message.split())}", err=True)
+    click.echo(f"worker-runtime: {one_line(' '.join(message.split()))}", err=True)
     sys.exit(EXIT_WRONG_CONFIGURATION)
 
 

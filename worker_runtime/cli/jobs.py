@@ -30,6 +30,7 @@ from worker_runtime.errors import (
     StoreUnavailable,
     UnknownJob,
 )
+from worker_runtime.model.bounded import set_in
 from worker_runtime.model.filter import JobFilter, place_after, states_of
 from worker_runtime.model.states import State
 
@@ -257,7 +258,7 @@ def _print_job(job: Document) -> None:
         click.echo(f"\nattempt {attempt['number']}: {span}")
         for line in (_error(attempt), attempt["traceback"]):
             if line:
-                click.echo(line.rstrip())
+                click.echo(set_in(line.rstrip(), ""))
 
 
 def _error(record: Document) -> str:

@@ -16,6 +16,7 @@ from typing import Any, NoReturn
 import click
 
 from worker_runtime.errors import ConfigurationError
+from worker_runtime.model.bounded import one_line, set_in
 from worker_runtime.settings import Settings
 
 EXIT_REFUSED = 1
@@ -73,7 +74,7 @@ def _problem(error: urllib.error.HTTPError) -> str:
 
 def end(message: str, code: int) -> NoReturn:
     """End the process with one line that says what is wrong."""
-    click.echo(f"worker-runtime: {' '.join(message.split())}", err=True)
+    click.echo(f"worker-runtime: {one_line(' '.join(message.split()))}", err=True)
     sys.exit(code)
 
 
@@ -106,7 +107,8 @@ def print_json(document: Document) -> None:
 
 
 def plain(text: str) -> Any:
-    """Text of others is shown as it is: what looks like markup is none."""
+    """Text of others is shown as it is: what looks like markup is none, and what a terminal would
+    obey is spelled out."""
     from rich.text import Text
 
-    return Text(text)
+    return Text(set_in(text, ""))

@@ -18,7 +18,7 @@ from worker_runtime.clock.source import Clock
 from worker_runtime.engine.events import EventHub
 from worker_runtime.engine.table import JobTable
 from worker_runtime.model.activity import Failure
-from worker_runtime.model.bounded import Unencodable, encode_value
+from worker_runtime.model.bounded import Unencodable, encode_value, one_line
 from worker_runtime.model.job import Job, retry_of, ttl_of
 from worker_runtime.model.outcome import (
     Outcome,
@@ -275,7 +275,7 @@ class Finisher:
                 job.task.name,
                 failure.reason,
                 failure.error_type,
-                failure.error,
+                one_line(failure.error),
                 f"\n{failure.traceback}" if failure.traceback else "",
             )
 
@@ -299,5 +299,5 @@ def _remember_attempt(job: Job, transition: Transition) -> None:
         job.task.name,
         job.attempt,
         failure.error_type,
-        failure.error,
+        one_line(failure.error),
     )

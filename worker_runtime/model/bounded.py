@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import traceback
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -14,6 +15,10 @@ _LEAVES_TOLD_MAX = 20
 _LEAVES_TRACED_MAX = 5
 _NOTES_MAX = 10
 _msgpack = msgspec.msgpack.Encoder()
+
+# What a terminal obeys, what ends a line somewhere, what turns the order of letters round, and half
+# surrogate pairs, which no stream takes.
+_CONTROLS = re.compile("[\x00-\x08\n-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
 def leaves_of(error: BaseException) -> Iterator[BaseException]:
@@ -130,6 +135,22 @@ def _cleaned(value: Any) -> Any:
     if isinstance(value, dict):
         return {_cleaned(key): _cleaned(item) for key, item in value.items()}
     return [_cleaned(item) for item in value] if isinstance(value, list | tuple) else value
+
+
+def one_line(text: str) -> str:
+    """`text` as a line that nothing in it ends, with what a terminal would obey spelled out."""
+    return text if text.isprintable() else _CONTROLS.sub(_spelled, text)
+
+
+def set_in(text: str, indent: str) -> str:
+    """`text` in its lines, each as `one_line` has it, from the second on behind `indent`."""
+    if "\n" not in text:
+        return one_line(text)
+    return f"\n{indent}".join(map(one_line, text.rstrip("\n").split("\n")))
+
+
+def _spelled(found: re.Match[str]) -> str:
+    return found[0].encode("unicode_escape").decode("ascii")
 
 
 def cut(text: str, bytes_max: int) -> str:

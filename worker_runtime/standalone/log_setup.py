@@ -14,8 +14,19 @@ from typing import Literal
 
 import msgspec
 
+from worker_runtime.model.bounded import set_in
+
 _TEXT_FORMAT = "%(asctime)s.%(msecs)03d %(levelname)-7s %(name)s: %(message)s"
 _TIME_FORMAT = "%Y-%m-%d %H:%M:%S"
+_INDENT = "  "
+
+
+class TextFormatter(logging.Formatter):
+    """A record a line, and what belongs to it set in below: whatever a job or a client says, it
+    does not pass for a line of the log, and a terminal obeys none of it."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return set_in(super().format(record), _INDENT)
 
 
 class JsonFormatter(logging.Formatter):
@@ -46,7 +57,7 @@ def configure_logging(level: str, style: Literal["text", "json"]) -> None:
     if style == "json":
         handler.setFormatter(JsonFormatter())
     else:
-        handler.setFormatter(logging.Formatter(_TEXT_FORMAT, _TIME_FORMAT))
+        handler.setFormatter(TextFormatter(_TEXT_FORMAT, _TIME_FORMAT))
     logging.basicConfig(level=level, handlers=[handler], force=True)
     logging.captureWarnings(True)
 

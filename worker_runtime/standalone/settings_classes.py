@@ -18,7 +18,7 @@ from worker_runtime.arq.worker import ArqWorker
 from worker_runtime.errors import ConfigurationError
 from worker_runtime.settings import Settings
 from worker_runtime.standalone import server
-from worker_runtime.standalone.log_setup import configure_logging
+from worker_runtime.standalone.log_setup import TextFormatter, configure_logging
 from worker_runtime.standalone.stop_signals import StopRequest
 
 logger = logging.getLogger("arq.worker")
@@ -79,7 +79,7 @@ async def _drained(workers: Sequence[ArqWorker]) -> None:
 
 def check_health(sources: Sequence[Any]) -> int:
     """0 where the health key of every settings class exists, else 1."""
-    logging.basicConfig(stream=sys.stderr, format="%(asctime)s: %(message)s", datefmt="%H:%M:%S")
+    logging.basicConfig(handlers=[_arq_handler()])
     logger.setLevel(logging.INFO)
     answers = [asyncio.run(has_worker(read_settings(source))) for source in sources]
     return 0 if all(answers) else 1
@@ -97,14 +97,14 @@ def configure_arq_logging(settings: Settings, *, verbose: bool = False) -> None:
     if settings.log_format == "json":
         configure_logging(settings.log_level, "json")
     else:
-        logging.basicConfig(
-            stream=sys.stderr,
-            level=settings.log_level,
-            format="%(asctime)s: %(message)s",
-            datefmt="%H:%M:%S",
-            force=True,
-        )
+        logging.basicConfig(level=settings.log_level, handlers=[_arq_handler()], force=True)
     # arq's lines tell how each job ended; the runtime's own would say it twice.
     logging.getLogger("worker_runtime.jobs").setLevel(logging.ERROR)
     if verbose or not os.environ.get("LOG_LEVEL"):
         logging.getLogger("arq").setLevel(logging.DEBUG if verbose else logging.INFO)
+
+
+def _arq_handler() -> logging.Handler:
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(TextFormatter("%(asctime)s: %(message)s", "%H:%M:%S"))
+    return handler

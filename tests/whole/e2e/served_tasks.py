@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import logging
 import os
 import time
 from pathlib import Path
@@ -41,6 +42,24 @@ async def stubborn() -> None:
 async def collector() -> tuple[int, int]:
     """How many objects the garbage collector leaves alone, and when it looks at young ones."""
     return gc.get_freeze_count(), gc.get_threshold()[0]
+
+
+@task
+async def say_and_fail(text: str) -> None:
+    raise ValueError(text)
+
+
+@task(run_in="process")
+def print_and_fail(text: str) -> None:
+    print(text, flush=True)
+    logging.getLogger("served").warning("it says %s", text)
+    raise ValueError(text)
+
+
+@task(run_in="process")
+def environment() -> dict[str, str]:
+    """What a child has of it, and what its own child would."""
+    return dict(os.environ)
 
 
 @task

@@ -93,17 +93,55 @@ async def test_burst_runs_what_an_earlier_worker_left(
     assert Counter(done(path)) == Counter(accepted)
 
 
+def refused(store: str) -> str:
+    """The line with which a second worker on the store is refused."""
+    second = subprocess.run(
+        [sys.executable, "-m", "worker_runtime", "run", TARGET, "--port", "0"],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "WORKER_STORE": store},
+        capture_output=True,
+        text=True,
+        timeout=40,
+    )
+    assert second.returncode == 2, second.stderr
+    assert "Traceback" not in second.stderr
+    line = second.stderr.splitlines()[-1]
+    assert line.startswith("worker-runtime: store: ")
+    return line
+
+
 async def test_a_store_in_use_is_refused_with_one_line(store: dict[str, str]) -> None:
     async with start_server_process(TARGET, env=store) as server:
-        second = subprocess.run(
-            [sys.executable, "-m", "worker_runtime", "run", TARGET, "--port", "0"],
-            cwd=ROOT,
-            env={**os.environ, "PYTHONPATH": str(ROOT), **store},
-            capture_output=True,
-            text=True,
-            timeout=40,
-        )
-        assert second.returncode == 2, second.stderr
-        assert second.stderr.splitlines()[-1].startswith("worker-runtime: ")
-        assert "Traceback" not in second.stderr
+        assert f"is in use by process {server.process.pid};" in refused(store["WORKER_STORE"])
         assert await server.stop() == 0
+
+
+async def test_a_store_in_use_is_refused_under_another_name(
+    tmp_path: Path, store: dict[str, str]
+) -> None:
+    """B3: `ln jobs.db b.db`, a worker on each. Both acknowledged, and the file was damaged."""
+    path = tmp_path / "done"
+    async with start_server_process(TARGET, env=store) as server:
+        os.link(tmp_path / "jobs.db", tmp_path / "b.db")
+        accepted = await accept(server, path, 4)
+        words = f"is in use by process {server.process.pid}, under another name"
+        assert words in refused(f"sqlite:///{tmp_path}/b.db")
+        await eventually(lambda: len(done(path)) >= 4)
+        assert await server.stop() == 0
+    assert Counter(done(path)) == Counter(accepted)
+
+
+async def test_a_lock_that_is_removed_lets_no_second_worker_in(
+    tmp_path: Path, store: dict[str, str]
+) -> None:
+    """B4: the same job ran in both at a time."""
+    path = tmp_path / "done"
+    async with start_server_process(TARGET, env=store) as server:
+        accepted = await accept(server, path, 20)
+        (tmp_path / "jobs.db.lock").unlink()
+        assert f"is in use by process {server.process.pid}" in refused(store["WORKER_STORE"])
+        await eventually(lambda: "jobs.db.lock was deleted or replaced" in server.log)
+        await eventually(lambda: len(done(path)) >= 20)
+        assert f"is in use by process {server.process.pid};" in refused(store["WORKER_STORE"])
+        assert await server.stop() == 0
+    assert Counter(done(path)) == Counter(accepted)

@@ -250,3 +250,28 @@ async def test_a_killed_supervisor_leaves_no_worker(tmp_path: Path) -> None:
         (worker,) = psutil.Process(server.process.pid).children()
         server.signal(signal.SIGKILL)
         await eventually(lambda: not worker.is_running())
+
+
+@pytest.mark.parametrize("name", ["say_and_fail", "print_and_fail"])
+async def test_what_a_job_says_is_no_line_of_the_log(name: str) -> None:
+    """B27"""
+    forged = "2026-01-01 00:00:00.000 INFO    worker_runtime.server: forged"
+    text = f"no\n{forged}\r{forged}\x1b[2J\u2028{forged}"
+    async with start_server_process(TARGET) as server, aiohttp.ClientSession() as http:
+        body = {"task": name, "args": [text]}
+        async with http.post(f"{server.url}/v1/jobs?wait_s=20", json=body) as answer:
+            assert (await answer.json())["error"] == text  # who asks gets it as it is
+        async with http.get(f"{server.url}/v1/jobs/%0a{forged[-6:]}") as answer:
+            assert answer.status == 404
+        await eventually(lambda: "failed, error: ValueError: no" in server.log)
+        assert await server.stop() == 0
+        lines = server.log.split("\n")
+    telling = [line for line in lines if "forged" in line]
+    assert len(telling) >= (1 if name == "say_and_fail" else 3)
+    for line in telling:
+        assert not line.startswith(forged)
+        assert all(c.isprintable() for c in line)
+        assert "\\x1b[2J" in line or name == "print_and_fail"
+    summary = [line for line in telling if "failed, error: ValueError" in line]
+    assert len(summary) == 1
+    assert ascii(text)[1:-1] in summary[0]

@@ -15,6 +15,7 @@ from typing import TypeVar
 from worker_runtime.clock.source import Clock
 from worker_runtime.errors import StoreUnavailable
 from worker_runtime.stores.sqlite.batch import Batch, Row
+from worker_runtime.stores.sqlite.file.guard import FileGuard
 from worker_runtime.stores.sqlite.file.retention import Retention
 from worker_runtime.stores.sqlite.file.writer import Request, Writer, exit_now
 from worker_runtime.stores.sqlite.rows import Columns
@@ -41,11 +42,11 @@ class Journal:
         open_connection: Callable[[], sqlite3.Connection],
         *,
         retention: Retention,
-        find_loss: Callable[[], str | None],
+        guard: FileGuard,
         on_fatal: Callable[[str], None] = exit_now,
     ) -> None:
         self.writer = Writer(
-            open_connection, self, retention=retention, find_loss=find_loss, on_fatal=on_fatal
+            open_connection, self, retention=retention, guard=guard, on_fatal=on_fatal
         )
         self.unavailable: str | None = None
         self._batch = Batch()

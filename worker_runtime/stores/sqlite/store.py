@@ -26,7 +26,7 @@ from worker_runtime.stores.boundary import LOOKS_ONLY, Feature, Here, Host, Reco
 from worker_runtime.stores.local import LocalStore
 from worker_runtime.stores.sqlite.archive import Archive
 from worker_runtime.stores.sqlite.batch import Batch, Row
-from worker_runtime.stores.sqlite.file.guard import FileInPlace, FileLock
+from worker_runtime.stores.sqlite.file.guard import FileGuard
 from worker_runtime.stores.sqlite.file.reader import Reader
 from worker_runtime.stores.sqlite.file.retention import Retention
 from worker_runtime.stores.sqlite.file.schema import Connect, connect_default, open_writer, refusal
@@ -108,14 +108,13 @@ class SqliteStore(LocalStore):
         super().__init__()
         self.settings = settings
         self.path = os.path.realpath(settings.path)
-        self._lock = FileLock(self.path + ".lock")
+        self._guard = FileGuard(self.path)
         self._connect = connect
         self._retention = Retention(count_max=settings.kept_count_max, ttl_s=settings.kept_ttl_s)
-        self._file = FileInPlace(self.path)
         self._journal = Journal(
             self._open_writer,
             retention=self._retention,
-            find_loss=self._file.find_loss,
+            guard=self._guard,
             on_fatal=on_fatal,
         )
         self._reader = Reader(self.path, connect)
@@ -131,13 +130,13 @@ class SqliteStore(LocalStore):
     async def open(self, host: Host = LOOKS_ONLY) -> None:
         self._clock = self.archive.clock = host.clock
         self.archive.tasks = host.find_task
-        self._lock.acquire()
+        self._guard.acquire()
         try:
             await self._journal.open(host.clock)
             self._reader.open()
             rows = await self._reader.rows("SELECT max(place) FROM worker_jobs")
         except BaseException as error:
-            self._lock.release()
+            self._guard.release()
             if isinstance(error, sqlite3.Error):  # damaged where only counting its rows saw it
                 raise refusal(self.path, error) from error
             raise
@@ -150,7 +149,7 @@ class SqliteStore(LocalStore):
         self._is_open = False
         await self._reader.close()  # before the writer, whose last checkpoint needs the file alone
         await self._journal.close(_CLOSE_WITHIN_S)
-        self._lock.release()
+        self._guard.release()
 
     def recover(self) -> AsyncIterator[Sequence[Job]]:
         recovery = Recovery(
@@ -281,7 +280,11 @@ class SqliteStore(LocalStore):
     def _open_writer(self) -> sqlite3.Connection:
         is_durable = self.settings.ack == "durable"
         connection = open_writer(self.path, is_durable=is_durable, connect=self._connect)
-        self._file.remember()
+        try:
+            self._guard.remember()
+        except BaseException:
+            connection.close()
+            raise
         return connection
 
     def _new_row(self, job: Job) -> Row:

@@ -16,6 +16,7 @@ from typing import Any, NoReturn, Protocol
 from worker_runtime.clock.source import Clock
 from worker_runtime.errors import JobConflict, StoreUnavailable
 from worker_runtime.stores.sqlite.batch import Batch
+from worker_runtime.stores.sqlite.file.guard import FileGuard
 from worker_runtime.stores.sqlite.file.retention import Retention
 from worker_runtime.stores.sqlite.file.statements import conflicting, write
 
@@ -28,6 +29,8 @@ _IDLE_S = 1.0
 # Commits and rows after which the log is copied into the file: some 16 MB of log.
 _CHECKPOINT_COMMITS = 1000
 _CHECKPOINT_ROWS = 20_000
+# The lock is looked at each 64 commits, and each second in which there is none.
+_LOCK_LOOKS_MASK = 63
 
 _NO_SPACE = (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR_SHMSIZE)
 _BUSY = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
@@ -93,8 +96,8 @@ class Listener(Protocol):
 class Writer:
     """Guarantees: batches are committed in the order they came; a full disk, or another program's
     lock, refuses new jobs and keeps everything else until it passes; any other failure of the file,
-    or a commit after which `find_loss` says that it is not in place, calls `on_fatal`, and nothing
-    is committed or acknowledged after it."""
+    or a commit after which its guard says that it is not in place, or not ours alone, calls
+    `on_fatal`, and nothing is committed or acknowledged after it."""
 
     def __init__(
         self,
@@ -102,13 +105,14 @@ class Writer:
         listener: Listener,
         *,
         retention: Retention,
-        find_loss: Callable[[], str | None],
+        guard: FileGuard,
         on_fatal: Callable[[str], None],
     ) -> None:
         self._open_connection = open_connection
         self._listener = listener
         self._retention = retention
-        self._find_loss = find_loss
+        self._find_loss = guard.find_loss
+        self._find_intruder = guard.find_intruder
         self._on_fatal = on_fatal
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
@@ -249,8 +253,10 @@ class Writer:
             self._count(1)
             self._post(settle, request.future, value, None)
 
-    def _is_lost(self) -> bool:
+    def _is_lost(self, *, is_idle: bool = False) -> bool:
         loss = self._find_loss()
+        if loss is None and (is_idle or self._commits_since & _LOCK_LOOKS_MASK == 0):
+            loss = self._find_intruder()
         if loss is not None:
             self._die(loss)
         return loss is not None
@@ -262,6 +268,8 @@ class Writer:
         self._rows_since += rows
 
     def _idle(self, connection: sqlite3.Connection) -> None:
+        if self._is_dead or self._is_lost(is_idle=True):
+            return
         if self._kept is not None:
             if self._commits_since:  # what the log holds may fit into the file, and free the log
                 self._checkpoint(connection, "PASSIVE")
