@@ -21,7 +21,7 @@ from worker_runtime.model.activity import Activity, Failure
 from worker_runtime.model.bounded import Unencodable, encode_value
 from worker_runtime.model.figures import StoreStatistics
 from worker_runtime.model.filter import JobFilter
-from worker_runtime.model.job import Job, ttl_of
+from worker_runtime.model.job import Job, accepted_arguments, ttl_of, unless_same
 from worker_runtime.model.outcome import Transition, with_ended_attempt
 from worker_runtime.model.states import FAILED, QUEUED, RUNNING, SCHEDULED, TERMINAL_STATES, Reason
 from worker_runtime.model.tasks.crash_rule import reason_to_fail
@@ -156,7 +156,7 @@ class DictStore(LocalStore):
 
     def record_transition(self, job: Job, transition: Transition, then: Recorded) -> None:
         kept = self._jobs.get(job.id)
-        if kept is None:  # an ended one that is to run again, and was forgotten meanwhile
+        if kept is None or job.is_ended:  # that one is to run again, and may have been forgotten
             kept = self._jobs[job.id] = self._kept(job)
         kept.job = _bare(job)
         _show(kept.job, transition)
@@ -167,9 +167,8 @@ class DictStore(LocalStore):
 
     def _kept(self, job: Job) -> Kept:
         """Raises InvalidArguments, PayloadTooLarge."""
-        call = (job.args, job.kwargs)
         try:
-            encoded = encode_value(call, sys.maxsize)
+            encoded = encode_value(accepted_arguments(job), sys.maxsize)
         except Unencodable as error:
             raise InvalidArguments(f"task {job.task.name}: the arguments {error}") from None
         if len(encoded) > self.payload_bytes_max:
@@ -230,14 +229,15 @@ class DictStore(LocalStore):
         """A record of its own. Raises InvalidArguments, where it is `checked`."""
         job = _bare(kept.job)
         job.task = self._host.find_task(kept.job.task.name)
-        args, job.kwargs = _decode(kept.call)
-        job.args = tuple(args)
+        args, kwargs = _decode(kept.call)
+        job.args, job.kwargs = tuple(args), kwargs
         if job.options is None or job.options.takes_results is None:  # else some are to come
             try:
                 job.args, job.kwargs = job.task.signature.bind(job.args, job.kwargs, wire=True)
             except InvalidArguments:
                 if checked:
                     raise
+        job.accepted = unless_same((tuple(args), kwargs), job.args, job.kwargs)
         if kept.result is not None:
             job.result = _decode(kept.result)
             try:

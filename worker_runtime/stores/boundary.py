@@ -147,6 +147,9 @@ class Session(Protocol):
 class Store(Protocol):
     """Keeps jobs. All methods are called on the event loop's thread.
 
+    Of a call it keeps `accepted_arguments(job)`, and a job that it reads has in `accepted` what it
+    kept, where the task's annotations make something else of that.
+
     kind                 a word for people and metrics: `memory`, `sqlite`, `redis`
     lacks                what it cannot do, with a sentence that says so and what to do instead
     outlives_process     accepted jobs are kept when this process ends
