@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import heapq
+import logging
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator
 from itertools import islice
@@ -14,6 +15,8 @@ from itertools import islice
 from worker_runtime.clock.source import Clock
 from worker_runtime.errors import ShuttingDown, Unavailable
 from worker_runtime.model.job import Job, ttl_of
+
+logger = logging.getLogger("worker_runtime.jobs")
 
 _PRUNED_AT_A_TIME = 1000
 _COMPACT_AT_LEAST = 64
@@ -102,11 +105,11 @@ class JobTable:
     def retire(self, job: Job, ttl_s: float | None) -> None:
         """Move a job that has just ended into the history and wake who waits for it."""
         if job.waiters is not None:
-            waiters, job.waiters = job.waiters, None
-            self._waiting -= len(waiters)
-            for future in waiters:
+            for future in job.waiters:
                 if not future.done():
                     future.set_result(None)
+            self._waiting -= len(job.waiters)
+            job.waiters = None
         if ttl_s is None:
             self._ended.append(job)
         else:
@@ -119,6 +122,24 @@ class JobTable:
             del self.jobs[oldest.id]
         else:
             self._drop_oldest()
+
+    def wake(self, job: Job) -> None:
+        """Wake who waits for a job that has ended, as far as they can be woken."""
+        waiters, job.waiters = job.waiters or (), None
+        self._waiting -= len(waiters)
+        for future in waiters:
+            try:
+                if not future.done():
+                    future.set_result(None)
+            except Exception as error:  # of its event loop, which is closed
+                logger.warning("somebody who waits for job %s cannot be told: %s", job.id, error)
+
+    def settle(self, job: Job) -> None:
+        """`retire` for a job of which that has failed part of the way."""
+        self.wake(job)
+        if self.jobs.get(job.id) is job:
+            self.revive(job)
+            self.retire(job, ttl_of(job))
 
     def revive(self, job: Job) -> None:
         """Take an ended job out of the history: it is going to run again."""
