@@ -24,12 +24,13 @@ from tests.whole.contract.test_ends import STORES, url_of
 from worker_runtime import JobContext, JobHandle, Retry, RunAgain, Runtime, Settings, task
 from worker_runtime.engine import finisher as finisher_module
 from worker_runtime.engine.finisher import Finisher
+from worker_runtime.engine.slots import Slot
 from worker_runtime.errors import ChildCrashed
 from worker_runtime.model.states import TERMINAL_STATES, StopReason
 from worker_runtime.stores.redis.store import RedisStore
 from worker_runtime.stores.redis.wire.layout import IN_PROGRESS_PREFIX
 
-WITHIN_S = 5.0
+WITHIN_S = 20.0
 
 
 @task
@@ -79,11 +80,6 @@ async def too_long() -> None:
     await asyncio.sleep(60)
 
 
-@task
-async def holds() -> None:
-    await asyncio.sleep(60)
-
-
 begun: set[str] = set()
 
 
@@ -96,7 +92,7 @@ async def holds_once(ctx: JobContext) -> str:
 
 
 TASKS = [
-    returns, odd, fails, fails_twice, fails_and_waits, again, crashes, too_long, holds, holds_once
+    returns, odd, fails, fails_twice, fails_and_waits, again, crashes, too_long, holds_once
 ]  # fmt: skip
 
 Scenario = Callable[[Runtime], Awaitable[list[JobHandle[Any]]]]
@@ -116,16 +112,16 @@ async def cancelled_while_it_waits(runtime: Runtime) -> list[JobHandle[Any]]:
 
 
 async def cancelled_while_it_runs(runtime: Runtime) -> list[JobHandle[Any]]:
-    handle = await runtime.enqueue(holds)
-    await eventually(lambda: handle.job.started_at)
+    handle = await runtime.enqueue(holds_once)
+    await eventually(lambda: handle.id in begun)
     await handle.cancel("not wanted")
     return [handle]
 
 
 async def expired(runtime: Runtime) -> list[JobHandle[Any]]:
     runtime.pause("default")
-    handle = await runtime.options(expires_s=0.001).enqueue(returns)
-    await asyncio.sleep(0.002)
+    handle = await runtime.options(expires_s=0.05).enqueue(returns)
+    await eventually(lambda: runtime.doorway.clock.wall() > handle.job.created_at + 0.05)
     runtime.resume("default")
     return [handle]
 
@@ -140,10 +136,15 @@ async def a_chain_that_fails(runtime: Runtime) -> list[JobHandle[Any]]:
     return [first, await runtime.options(after=[first]).enqueue(returns, 2)]
 
 
+def slot_of(runtime: Runtime, handle: JobHandle[Any]) -> Slot:
+    """By its id: a job of a shared store may run on another record than the handle's."""
+    return next(s for s in runtime.parts.dispatcher.running() if s.job.id == handle.id)
+
+
 async def interrupted(runtime: Runtime) -> list[JobHandle[Any]]:
     handle = await runtime.enqueue(holds_once)
-    slot = await eventually(lambda: runtime.parts.dispatcher.slot_of(handle.job))
     await eventually(lambda: handle.id in begun)
+    slot = slot_of(runtime, handle)
     slot.request_stop(StopReason.SHUTDOWN)
     return [handle]
 
@@ -151,8 +152,8 @@ async def interrupted(runtime: Runtime) -> list[JobHandle[Any]]:
 async def taken_over(runtime: Runtime) -> list[JobHandle[Any]]:
     """Another process has the job by the time that it ends here; then nobody has it."""
     handle = await runtime.enqueue(holds_once)
-    slot = await eventually(lambda: runtime.parts.dispatcher.slot_of(handle.job))
     await eventually(lambda: handle.id in begun)
+    slot = slot_of(runtime, handle)
     waits = asyncio.ensure_future(handle.wait())
     await asyncio.sleep(0)
     store = runtime.parts.store
@@ -238,7 +239,7 @@ def injector(monkeypatch: pytest.MonkeyPatch) -> Injector:
     return made
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(180)
 @pytest.mark.parametrize("store", STORES)
 @pytest.mark.parametrize("name", SCENARIOS)
 async def test_a_job_ends_whatever_raises_on_the_way_of_its_outcome(
