@@ -203,7 +203,7 @@ class RunAgain(Exception):
         if not 0.0 <= delay_s <= 10 * 365 * 86_400:
             raise ValueError(f"delay_s must be between 0 and ten years in seconds, not {delay_s!r}")
         super().__init__(f"run again in {delay_s} s")
-        self.delay_s = delay_s
+        self.delay_s = float(delay_s)
         self.uses_attempt = uses_attempt
 
 

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import math
+from decimal import Decimal
+from fractions import Fraction
+from typing import Any
 
+import msgspec
 import pytest
 
 from tests.support.jobs import make_job
 from worker_runtime import JobContext, JobInterrupted
 from worker_runtime.clock.source import SYSTEM
-from worker_runtime.model.activity import Progress
+from worker_runtime.model.activity import Counts, Progress
 from worker_runtime.model.context import METRICS_KEPT_MAX, STEP_CHARS_MAX, RecordReporter
 from worker_runtime.model.job import Job
 
@@ -71,6 +75,46 @@ def test_reports_that_make_no_sense_are_refused(done: float, total: float) -> No
     with pytest.raises(ValueError, match="must be"):
         context.report(done, total)
     assert job.activity is None
+
+
+class Real(float):
+    """As numpy.float64 is one."""
+
+
+@pytest.mark.parametrize(
+    "number", [20 * 10**18, -(10**30), 10**300, Decimal("1.5"), Fraction(1, 3), Real(3), True, 7]
+)
+def test_a3_numbers_of_any_kind_and_size_are_made_to_fit(number: Any) -> None:
+    context, job = make_context()
+    context.report(number, abs(number) * 2)
+    context.record_metric("wei", number)
+    progress = progress_of(job)
+    assert progress.done == pytest.approx(float(number))
+    assert {type(progress.done), type(progress.total)} <= {int, float}
+    assert job.activity is not None
+    assert msgspec.msgpack.decode(msgspec.msgpack.encode(progress), type=Progress) == progress
+    assert type(job.activity.metrics[0].value) is float
+
+
+@pytest.mark.parametrize("number", [10**400, -(10**400), 10**6000], ids=["400", "-400", "6000"])
+def test_a3_a_number_that_no_float_holds_is_refused_at_the_call(number: int) -> None:
+    context, job = make_context()
+    with pytest.raises(ValueError, match="must be finite"):
+        context.report(number)
+    with pytest.raises(ValueError, match="must be finite"):
+        context.report(1, number)
+    with pytest.raises(ValueError, match="must be finite"):
+        context.record_metric("x", number)
+    assert job.activity is None
+
+
+def test_a3_counts_are_whole_numbers_of_64_bits() -> None:
+    context, job = make_context()
+    context.report(1, counts=Counts(steps_done=10**30, items_total=3.0))  # type: ignore[arg-type]
+    assert progress_of(job).counts == Counts(steps_done=2**63 - 1, items_total=3)
+    for wrong in (1.5, "1", math.nan, math.inf, object()):
+        with pytest.raises((ValueError, TypeError, OverflowError)):
+            context.report(1, counts=Counts(steps_done=wrong))  # type: ignore[arg-type]
 
 
 def test_the_newest_metrics_are_kept_and_the_others_counted() -> None:

@@ -246,8 +246,8 @@ class Intake:
         """Undo `admit`: the store could not keep these jobs, so that they were not accepted."""
         for job in jobs:
             job.task.tally.accepted -= 1
-            if not job.is_ended and not self.held.withdraw(job):  # by a cancel, which has done so
-                self._dispatcher.withdraw(job)
+            if not job.is_ended:
+                self._dispatcher.refuse(job, is_held=self.held.withdraw(job))
             self._table.forget(job)
 
     def continue_after(self, order: int) -> None:

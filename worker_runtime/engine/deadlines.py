@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable, Iterable
 
 from worker_runtime.clock.source import Clock
 from worker_runtime.engine.slots import Slot
+
+logger = logging.getLogger("worker_runtime.dispatcher")
 
 
 class DeadlineTimer:
@@ -51,7 +54,10 @@ class DeadlineTimer:
         # A snapshot: expiring a slot may give it up and change what runs.
         for slot in list(self._running()):
             if slot.deadline is not None and slot.deadline <= now:
-                self._expire(slot)
+                try:
+                    self._expire(slot)
+                except Exception:  # of its executor: the deadlines of others hold all the same
+                    logger.exception("an attempt past its deadline could not be stopped")
         nearest = min((s.deadline for s in self._running() if s.deadline is not None), default=None)
         if nearest is not None:
             self.arm(nearest)

@@ -31,6 +31,7 @@ logger = logging.getLogger("worker_runtime.dispatcher")
 
 # The wall clock may be set while a timer sleeps; looking again bounds how late a job starts.
 _TIMER_MAX_S = 30.0
+_LOOK_AGAIN_S = 1.0
 
 
 class Dispatcher:
@@ -75,10 +76,15 @@ class Dispatcher:
             self._events.emit(job, self._clock.unix())
         if is_due:
             lane.queue.push(job)
-            self.wake(lane)
         else:
             lane.queue.push_delayed(job)
-            self._set_timer(lane)
+        try:  # from here on it is in its line
+            if is_due:
+                self.wake(lane)
+            else:
+                self._set_timer(lane)
+        except BaseException as error:
+            self._look_again(lane, error)
 
     def withdraw(self, job: Job) -> bool:
         """Take a job out of its queue; False where it has started already."""
@@ -88,20 +94,33 @@ class Dispatcher:
         self._ended.set()
         return True
 
+    def refuse(self, job: Job, *, is_held: bool) -> None:
+        """End the record of a job that was never accepted. `is_held`: it is in no queue."""
+        # One that is in transition was cancelled, and so taken out of its queue.
+        if not is_held and not self._finisher.is_in_transition(job):
+            self.withdraw(job)
+        self._finisher.apply(job, Outcome(OutcomeKind.REFUSED), self._wall())
+        self.tell_ended()
+
     def wake(self, lane: Lane) -> None:
-        """Start attempts while the lane has a free slot and a job is due."""
+        """Start attempts while the lane has a free slot and a job is due. Never raises."""
         monotonic = self._monotonic
-        while lane.busy < lane.concurrency and (job := self._next(lane)) is not None:
-            lane.busy += 1
-            if lane.idle:
-                slot = lane.idle.pop()
-                self._occupy(slot, job, monotonic())
-                lane.running.add(slot)
-                wakeup = lane.wakeups.pop(slot)
-                if not wakeup.done():  # a runner that somebody cancelled has woken by itself
-                    wakeup.set_result(None)
-            else:
-                self._open_slot(lane, job)
+        job = None
+        try:
+            while lane.busy < lane.concurrency and (job := self._next(lane)) is not None:
+                lane.busy += 1
+                if lane.idle:
+                    slot = lane.idle.pop()
+                    self._occupy(slot, job, monotonic())
+                    lane.running.add(slot)
+                    wakeup = lane.wakeups.pop(slot)
+                    if not wakeup.done():  # a runner that somebody cancelled has woken by itself
+                        wakeup.set_result(None)
+                else:
+                    self._open_slot(lane, job)
+                job = None
+        except BaseException as error:
+            self._not_started(lane, job, error)
 
     def running(self) -> Iterator[Slot]:
         """The slots with a running attempt that is not given up."""
@@ -167,13 +186,32 @@ class Dispatcher:
             passed_at = datetime.fromtimestamp(expires_at, UTC).isoformat(timespec="milliseconds")
             text = f"waited longer than its deadline, which passed at {passed_at}"
             failure = Failure(Reason.EXPIRED, "Expired", text)
+            self._finisher.apply(job, Outcome(OutcomeKind.RAISED, failure=failure), self._wall())
             if lane.limited is not None:
                 lane.limited.release(job)
-            self._finisher.apply(job, Outcome(OutcomeKind.RAISED, failure=failure), self._wall())
             self.tell_ended()
         if lane.limited is not None and lane.limited.allowed_at is not None:
             self._set_timer(lane)
         return None
+
+    def _not_started(self, lane: Lane, job: Job | None, error: BaseException) -> None:
+        """What was taken out of its queue and could not be put into a slot fails, and its place is
+        free again; None: nothing was taken out."""
+        if job is not None:
+            lane.busy -= 1
+            for slot in [slot for slot in lane.running if slot.job is job]:
+                lane.running.discard(slot)
+                slot.is_occupied = False
+                slot.interrupt()
+            text = f"its attempt could not be started: {type(error).__name__}"
+            failure = Failure(Reason.ERROR, "RuntimeError", text)
+            self._finisher.apply(job, Outcome(OutcomeKind.RAISED, failure=failure), self._wall())
+        self._look_again(lane, error)
+
+    def _look_again(self, lane: Lane, error: BaseException) -> None:
+        """Something went wrong where jobs of the lane were to be started: try it again later."""
+        logger.error("queue %s: jobs could not be started", lane.name, exc_info=error)
+        asyncio.get_running_loop().call_later(_LOOK_AGAIN_S, self._promote, lane)
 
     def _release(self, limited: LimitedQueue, job: Job) -> None:
         """Give back what the job's attempt used of its limits, which another queue may wait for."""
@@ -189,9 +227,14 @@ class Dispatcher:
         slot = Slot(lane, self._watch.arm, self._clock)
         self._occupy(slot, job, self._monotonic())
         lane.running.add(slot)
-        slot.runner = loop.create_task(
-            self._serve(lane, slot), name=f"slot:{lane.name}", context=self._context.copy()
-        )
+        serving = self._serve(lane, slot)
+        try:
+            slot.runner = loop.create_task(
+                serving, name=f"slot:{lane.name}", context=self._context.copy()
+            )
+        except BaseException:
+            serving.close()
+            raise
         slot.runner.add_done_callback(functools.partial(self._runner_ended, lane, slot))
 
     def _runner_ended(self, lane: Lane, slot: Slot, runner: asyncio.Task[None]) -> None:
@@ -211,9 +254,9 @@ class Dispatcher:
         lane.running.discard(slot)
         lane.busy -= 1
         if slot.is_occupied:
+            self._finisher.apply(slot.job, self._outcome_without_end(slot, error), self._wall())
             if lane.limited is not None:
                 self._release(lane.limited, slot.job)
-            self._finisher.apply(slot.job, self._outcome_without_end(slot, error), self._wall())
         elif error is not None:
             logger.error("a slot of queue %s ended", lane.name, exc_info=error)
         self.wake(lane)
@@ -262,12 +305,9 @@ class Dispatcher:
         monotonic = self._monotonic
         now = monotonic()
         slot.is_occupied = False
+        self._finisher.apply(job, outcome, now + self._clock.offset_s, now - slot.began_at)
         if lane.limited is not None:
             self._release(lane.limited, job)
-        try:
-            self._finisher.apply(job, outcome, now + self._clock.offset_s, now - slot.began_at)
-        except Exception:
-            logger.exception("job %s: its outcome could not be applied", job.id)
         if (  # the job left something behind that the next one would see
             slot.stopped_by is not None
             or (
@@ -329,17 +369,20 @@ class Dispatcher:
         note = "abandoned_coroutine" if run_in == "loop" else f"abandoned_{run_in}"
         slot.is_abandoned = True
         slot.deadline = None
-        if lane.limited is not None:
-            self._release(lane.limited, slot.job)
         lane.running.discard(slot)
-        slot.job.task.executor.abandon(slot)
-        logger.warning("job %s (%s) ignores its stop: %s", slot.job.id, slot.job.task.name, note)
         self._finisher.apply(
             slot.job,
             self._attempts.stopped(slot, note),
             self._clock.unix(),
             self._monotonic() - slot.began_at,
         )
+        logger.warning("job %s (%s) ignores its stop: %s", slot.job.id, slot.job.task.name, note)
+        if lane.limited is not None:
+            self._release(lane.limited, slot.job)
+        try:
+            slot.job.task.executor.abandon(slot)
+        except Exception:
+            logger.exception("job %s: what it holds could not be replaced", slot.job.id)
         replaced = len(self._abandoned) < self._abandoned_max
         self._abandoned[slot] = replaced
         if replaced:
@@ -370,7 +413,9 @@ class Dispatcher:
         lane.timer = loop.call_at(at, self._promote, lane)
 
     def _promote(self, lane: Lane) -> None:
-        lane.timer = None
+        if lane.timer is not None:
+            lane.timer.cancel()
+            lane.timer = None
         for job in lane.queue.promote_due(self._wall()):
             job.state = QUEUED
             if self._events.subscriptions:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections import deque
 from types import TracebackType
 
@@ -10,6 +11,8 @@ import msgspec
 
 from worker_runtime.model.job import Job
 from worker_runtime.model.states import Reason, State
+
+logger = logging.getLogger("worker_runtime.events")
 
 BUFFER_MAX = 100_000
 
@@ -113,8 +116,12 @@ class EventHub:
             at=at,
             reason=None if job.failure is None else job.failure.reason,
         )
-        for subscription in self.subscriptions:
-            subscription.put_nowait(event)
+        for subscription in list(self.subscriptions):
+            try:
+                subscription.put_nowait(event)
+            except Exception as error:  # of its event loop, which is another one and closed
+                logger.warning("a subscription to events is ended: %s", error)
+                self.subscriptions.remove(subscription)
 
     def close(self) -> None:
         """End all subscriptions: nothing happens any more."""

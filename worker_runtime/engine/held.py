@@ -16,8 +16,8 @@ from worker_runtime.clock.source import Clock
 from worker_runtime.engine.dispatcher import Dispatcher
 from worker_runtime.engine.finisher import Finisher
 from worker_runtime.engine.table import JobTable
-from worker_runtime.errors import InvalidArguments
 from worker_runtime.model.activity import Failure
+from worker_runtime.model.bounded import error_text
 from worker_runtime.model.job import Job
 from worker_runtime.model.outcome import Outcome, OutcomeKind
 from worker_runtime.model.states import COMPLETED, SCHEDULED, Reason, StopReason
@@ -65,8 +65,12 @@ class HeldJobs:
         held = _Held(job, parents, {parent.id for parent in parents if not parent.is_ended})
         self._held[job.id] = held
         self._dispatcher.lanes[job.queue].queue.reserve()
-        for parent in {p.id: p for p in parents if not p.is_ended}.values():
-            self._watch(parent, job.id)
+        try:
+            for parent in {p.id: p for p in parents if not p.is_ended}.values():
+                self._watch(parent, job.id)
+        except BaseException:
+            self.withdraw(job)
+            raise
         lost = next((p for p in parents if p.is_ended and p.state is not COMPLETED), None)
         if lost is not None:
             self._cancel(held, lost)
@@ -134,9 +138,9 @@ class HeldJobs:
                 job.args, job.kwargs = job.task.signature.bind(
                     (lead, *job.args), job.kwargs, wire=True
                 )
-            except InvalidArguments as error:
-                text = f"the result it was to take does not fit: {error}"
-                self._fail(job, Failure(Reason.ERROR, "InvalidArguments", text))
+            except Exception as error:  # InvalidArguments, or what a type of the user's raises
+                text = f"the result it was to take does not fit: {error_text(error, 1000)}"
+                self._fail(job, Failure(Reason.ERROR, type(error).__name__, text))
                 return
             # From here on the results are arguments like any other: kept when the job is retried.
             job.accepted = None

@@ -6,7 +6,9 @@ This is the memory store: with it alone, an accepted job lives as long as the pr
 from __future__ import annotations
 
 import asyncio
+import functools
 import heapq
+import logging
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator
 from itertools import islice
@@ -14,6 +16,8 @@ from itertools import islice
 from worker_runtime.clock.source import Clock
 from worker_runtime.errors import ShuttingDown, Unavailable
 from worker_runtime.model.job import Job, ttl_of
+
+logger = logging.getLogger("worker_runtime.jobs")
 
 _PRUNED_AT_A_TIME = 1000
 _COMPACT_AT_LEAST = 64
@@ -102,11 +106,11 @@ class JobTable:
     def retire(self, job: Job, ttl_s: float | None) -> None:
         """Move a job that has just ended into the history and wake who waits for it."""
         if job.waiters is not None:
-            waiters, job.waiters = job.waiters, None
-            self._waiting -= len(waiters)
-            for future in waiters:
+            for future in job.waiters:
                 if not future.done():
                     future.set_result(None)
+            self._waiting -= len(job.waiters)
+            job.waiters = None
         if ttl_s is None:
             self._ended.append(job)
         else:
@@ -119,6 +123,37 @@ class JobTable:
             del self.jobs[oldest.id]
         else:
             self._drop_oldest()
+
+    def wake(self, job: Job, error: Callable[[], Exception] | None = None) -> None:
+        """Wake who waits for a job that has ended, as far as they can be woken; `error` makes what
+        is raised in them where it has not."""
+        waiters, job.waiters = job.waiters or (), None
+        self._waiting -= len(waiters)
+        for future in waiters:
+            try:
+                if future.done():
+                    pass
+                elif error is None:
+                    future.set_result(None)
+                else:
+                    future.set_exception(error())
+            except Exception as fault:  # of its event loop, which is closed
+                logger.warning("somebody who waits for job %s cannot be told: %s", job.id, fault)
+
+    def settle(self, job: Job) -> None:
+        """`retire` for a job of which that has failed part of the way."""
+        self.wake(job)
+        if self.jobs.get(job.id) is not job:
+            return
+        if job not in self._ended and self._ended_own.get(job.id) is not job:
+            self.retire(job, ttl_of(job))
+        self._kept = len(self._ended) + len(self._ended_own)
+        while self._kept > self._history_count_max:
+            if self._ended_own:
+                self._drop_oldest()
+            else:
+                del self.jobs[self._ended.popleft().id]
+            self._kept -= 1
 
     def revive(self, job: Job) -> None:
         """Take an ended job out of the history: it is going to run again."""
@@ -137,13 +172,7 @@ class JobTable:
 
     def release(self, job: Job) -> None:
         """As `release_waiters`, for one job."""
-        waiters, job.waiters = job.waiters or (), None
-        self._waiting -= len(waiters)
-        for future in waiters:
-            if not future.done():
-                future.set_exception(
-                    ShuttingDown(f"the worker stopped; job {job.id} is kept and runs later")
-                )
+        self.wake(job, functools.partial(_not_here, job))
 
     def forget(self, job: Job) -> None:
         """Drop a job that was never accepted, or an ended one that is to be deleted."""
@@ -224,6 +253,10 @@ class JobTable:
 def _entry_of(job: Job, ttl_s: float) -> tuple[float, int, str]:
     """When the job's own time to live passes, and which job it is."""
     return (job.ended_at or 0.0) + ttl_s, job.order, job.id
+
+
+def _not_here(job: Job) -> ShuttingDown:
+    return ShuttingDown(f"the worker stopped; job {job.id} is kept and runs later")
 
 
 def _order_of(job: Job) -> int:

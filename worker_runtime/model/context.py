@@ -13,6 +13,9 @@ from worker_runtime.model.activity import Counts, Metric, Progress
 from worker_runtime.model.bounded import clean
 from worker_runtime.model.job import Job
 
+_INT_MIN, _INT_MAX = -(2**63), 2**63 - 1
+_COUNTED = ("steps_done", "steps_total", "items_done", "items_total")
+
 METRICS_KEPT_MAX = 10_000
 STEP_CHARS_MAX = 500
 
@@ -91,35 +94,55 @@ class JobContext:
 
         Raises ValueError for a number that is not finite or a `total` below 0.
         """
-        if not math.isfinite(done) or (total is not None and not math.isfinite(total)):
-            raise ValueError(f"progress must be finite, not {done!r} of {total!r}")
+        done = _plain("progress", done)
+        total = None if total is None else _plain("total", total)
         if total is not None and total < 0:
             raise ValueError(f"total must be 0 or more, not {total!r}")
         text = None if step is None else clean(str(step))[:STEP_CHARS_MAX]
-        if counts is not None and counts.item is not None:
-            item = clean(str(counts.item))[:STEP_CHARS_MAX]
-            counts = msgspec.structs.replace(counts, item=item)
-        known_total = None if total is None else _plain(total)
-        at = self._clock.wall()
-        self._reporter.progress(Progress(_plain(done), known_total, text, at, counts))
+        fit = None if counts is None else _fit_counts(counts)
+        self._reporter.progress(Progress(done, total, text, self._clock.wall(), fit))
 
     def record_metric(self, name: str, value: float) -> None:
         """Append one measurement; the newest 10,000 of a job are kept.
 
         Raises ValueError for a number that is not finite.
         """
-        if not math.isfinite(value):
-            raise ValueError(f"metric {name!r} must be finite, not {value!r}")
-        self._reporter.metric(Metric(self._clock.wall(), clean(str(name))[:128], float(value)))
+        number = float(_plain(f"metric {name!r:.200}", value))
+        self._reporter.metric(Metric(self._clock.wall(), clean(str(name))[:128], number))
 
     def stop(self) -> None:
         """Tell the task to stop where it next looks. For the runtime; safe from any thread."""
         self._stopped = True
 
 
-def _plain(number: float) -> float:
-    """A number that any wire can carry, also of one that is NumPy's, or a Decimal."""
-    return number if type(number) in (int, float) else float(number)
+def _plain(what: str, number: float) -> float:
+    """A number that any wire and store can carry, also of one that is NumPy's, a Decimal, or larger
+    than 64 bits. Raises ValueError where it is not finite, TypeError where it is none."""
+    if type(number) is int and _INT_MIN <= number <= _INT_MAX:
+        return number
+    try:
+        plain = float(number)
+    except OverflowError:
+        plain = math.inf
+    if math.isfinite(plain):
+        return plain
+    raise ValueError(f"{what} must be finite, not {'inf' if type(number) is int else number!r}")
+
+
+def _fit_counts(counts: Counts) -> Counts:
+    """The counts as whole numbers of at most 64 bits (a larger one stands at the bound), their item
+    as clean text. Raises ValueError or TypeError where one is no whole number."""
+    fit: dict[str, Any] = {}
+    if counts.item is not None:
+        fit["item"] = clean(str(counts.item))[:STEP_CHARS_MAX]
+    for name in _COUNTED:
+        value = getattr(counts, name)
+        if value is not None:
+            whole = int(value)
+            if whole != value:
+                raise ValueError(f"{name} must be a whole number, not {value!r:.100}")
+            fit[name] = min(max(whole, _INT_MIN), _INT_MAX)
+    return msgspec.structs.replace(counts, **fit)
 
 
 class RecordReporter:

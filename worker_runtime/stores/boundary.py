@@ -113,9 +113,10 @@ class Here(Protocol):
 
 class Recorded(Protocol):
     """What a store calls once a transition may be shown. `superseded`: it was not recorded, because
-    another process has taken the job over; this one forgets it."""
+    another process has taken the job over; this one forgets it. `error`: it cannot be recorded, now
+    or later, and says why."""
 
-    def __call__(self, *, superseded: bool = False) -> None: ...
+    def __call__(self, *, superseded: bool = False, error: Exception | None = None) -> None: ...
 
 
 class Recorder(Protocol):
@@ -130,7 +131,8 @@ class Recorder(Protocol):
 
     def record_transition(self, job: Job, transition: Transition, then: Recorded) -> None:
         """Keep what an attempt or a cancel led to; `then` is called on the loop once it may be
-        shown. `job` itself still has its former state."""
+        shown. `job` itself still has its former state. Where it raises, nothing is recorded, or
+        what is recorded next of the job takes its place."""
         ...
 
 

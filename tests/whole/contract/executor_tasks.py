@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from worker_runtime.errors import QueueFull, RunAgain, ShuttingDown, StoreUnavailable
+from worker_runtime.model.activity import Counts
 from worker_runtime.model.context import JobContext
 from worker_runtime.model.tasks.definition import task
 
@@ -49,6 +50,14 @@ def fail_in_thread(kind: str) -> NoReturn:
 @task(run_in="process")
 def fail_in_child(kind: str) -> NoReturn:
     raise ERRORS[kind]("on purpose")
+
+
+@task(run_in="process")
+def report_in_a_child(ctx: JobContext) -> int:
+    wei = 20 * 10**18
+    ctx.report(wei, 50 * 10**18, counts=Counts(items_done=wei, items_total=wei))
+    ctx.record_metric("wei", wei)
+    return 1
 
 
 def postpone(how: str) -> RunAgain:

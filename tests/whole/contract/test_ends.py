@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ from worker_runtime import (
     QueueFull,
     Reason,
     Retry,
+    RunAgain,
     Runtime,
     Settings,
     ShuttingDown,
@@ -24,6 +27,7 @@ from worker_runtime import (
     StoreUnavailable,
     task,
 )
+from worker_runtime.model.activity import Counts
 
 STORES = ("memory", "sqlite", "redis")
 REFUSALS = (StoreUnavailable, QueueFull, ShuttingDown, JobConflict)
@@ -125,3 +129,72 @@ async def test_a1_a_task_whose_follow_up_is_refused_is_tried_again(store_url: st
 
     async with runtime_of([parent], store_url) as runtime:
         assert await (await runtime.enqueue(parent)).result(timeout_s=5) == "told"
+
+
+# A3: what a task reports keeps it from no end.
+
+WEI = 20 * 10**18
+
+
+async def reports(ctx: JobContext) -> int:
+    ctx.report(WEI, 50 * 10**18, counts=Counts(items_done=WEI, items_total=WEI))
+    ctx.record_metric("wei", WEI)
+    return 1
+
+
+def reports_in_a_thread(ctx: JobContext) -> int:
+    ctx.report(WEI, 50 * 10**18, counts=Counts(items_done=WEI, items_total=WEI))
+    ctx.record_metric("wei", WEI)
+    return 1
+
+
+@pytest.mark.parametrize("where", [reports, reports_in_a_thread, tasks.report_in_a_child])
+async def test_a3_progress_above_64_bits_is_shown_and_the_job_ends(
+    store_url: str, where: Callable[..., Any]
+) -> None:
+    async with runtime_of([where], store_url) as runtime:
+        handle = await runtime.enqueue(where)
+        assert await handle.result(timeout_s=20) == 1
+        progress = handle.info().progress
+        assert progress is not None
+        assert (progress.done, progress.percentage) == (20e18, 40.0)
+        assert await handle.cancel() is False
+        await runtime.join()
+
+
+async def test_a3_a_wait_that_is_no_float_is_waited_for(store_url: str) -> None:
+    """`RunAgain(Decimal(...))`, in the loop and over a child's pipe."""
+    runs: list[int] = []
+
+    @task
+    async def again() -> str:
+        runs.append(1)
+        if len(runs) == 1:
+            raise RunAgain(Decimal("0.01"))  # type: ignore[arg-type]
+        return "done"
+
+    async with runtime_of([again], store_url) as runtime:
+        assert await (await runtime.enqueue(again)).result(timeout_s=5) == "done"
+
+
+# Who waits is told, whichever attempt ends the job.
+
+
+async def test_who_waits_from_its_first_attempt_on_is_told_of_the_end(store_url: str) -> None:
+    began, may_fail = asyncio.Event(), asyncio.Event()
+
+    @task(retry=Retry(max_attempts=2, delay_s=0.01, jitter=0))
+    async def second_time(ctx: JobContext) -> str:
+        if ctx.attempt == 1:
+            began.set()
+            await may_fail.wait()
+            raise ValueError
+        return "told"
+
+    async with runtime_of([second_time], store_url) as runtime:
+        handle = await runtime.enqueue(second_time)
+        await began.wait()
+        waits = asyncio.ensure_future(handle.result(timeout_s=5))
+        await asyncio.sleep(0)
+        may_fail.set()
+        assert await waits == "told"

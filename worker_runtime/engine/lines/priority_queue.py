@@ -69,8 +69,8 @@ class PriorityQueue:
         """Add a job that is due."""
         if self._withdrawn and job.id in self._withdrawn:
             self._compact()
-        self.waiting += 1
         self._lines[job.priority].append(job)
+        self.waiting += 1
 
     def push_delayed(self, job: Job) -> None:
         """Add a job that becomes ready at its `due_at`."""
@@ -97,8 +97,9 @@ class PriorityQueue:
             self._drop_withdrawn_heads()
         for line in self._lines:
             if line:
+                job = line.popleft()
                 self.waiting -= 1
-                return line.popleft()
+                return job
         return None
 
     def withdraw(self, job: Job) -> None:
@@ -167,5 +168,6 @@ class AgingQueue(PriorityQueue):
                     best, best_rank = line, rank
         if best is None:
             return None
+        job = best.popleft()
         self.waiting -= 1
-        return best.popleft()
+        return job

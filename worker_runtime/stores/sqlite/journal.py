@@ -110,7 +110,7 @@ class Journal:
         self._touch()
 
     def count_ended(self, queue: str, is_failed: bool) -> None:
-        """The change just recorded ends a job of `queue`."""
+        """The change that is recorded next ends a job of `queue`."""
         self._batch.ended[queue, is_failed] += 1
 
     def acceptance_of(self, place: int) -> asyncio.Future[None] | None:
@@ -172,9 +172,9 @@ class Journal:
         """
         self._records += 1
         if not self._is_scheduled and len(self._handed_over) < _HANDED_OVER_MAX:
-            self._is_scheduled = True
             self._leaves_by = self._monotonic() + self.writer.last_commit_s
             self._loop.call_soon(self._loop.call_soon, self._flush)
+            self._is_scheduled = True
 
     def _flush(self) -> None:
         if self._records != self._records_before and self._monotonic() < self._leaves_by:
@@ -187,9 +187,10 @@ class Journal:
 
     def _hand_over(self) -> None:
         if len(self._batch) and not self._is_dead:
-            batch, self._batch = self._batch, Batch()
-            self._handed_over.append(batch)
+            batch, following = self._batch, Batch()
             self.writer.inbox.put(batch)
+            self._batch = following
+            self._handed_over.append(batch)
 
     # What the writer reports; called on the loop.
 

@@ -7,6 +7,7 @@ no None in it, see `STANDS_FOR_NULL`; one that was read has.
 
 from __future__ import annotations
 
+import logging
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -23,6 +24,8 @@ from worker_runtime.model.tasks.definition import TaskDefinition
 from worker_runtime.model.tasks.options import JobOptions
 from worker_runtime.model.tasks.policy import qualified_name
 from worker_runtime.stores.sqlite.exception_names import exception_class
+
+logger = logging.getLogger("worker_runtime.stores")
 
 Columns = tuple[Any, ...]
 
@@ -206,7 +209,7 @@ def _encoded_activity(activity: Activity | None, attempts: Any) -> bytearray:
     progress = None if activity is None else activity.progress
     if progress is None and not attempts:
         return NO_BYTES
-    return _encode_text(StoredActivity(progress, list(attempts)))
+    return _encode_reports(StoredActivity(progress, list(attempts)))
 
 
 def _encode_ended(activity: Activity) -> bytearray:
@@ -214,7 +217,17 @@ def _encode_ended(activity: Activity) -> bytearray:
         return _encoded_activity(activity, activity.attempts)
     newest = activity.metrics[-METRICS_STORED_MAX:]
     dropped = activity.metrics_dropped + len(activity.metrics) - len(newest)
-    return _encode_text(StoredActivity(activity.progress, list(activity.attempts), newest, dropped))
+    attempts = list(activity.attempts)
+    return _encode_reports(StoredActivity(activity.progress, attempts, newest, dropped))
+
+
+def _encode_reports(stored: StoredActivity) -> bytearray:
+    """What was reported keeps no job from its end: where it has no encoding, it is left out."""
+    try:
+        return _encode_text(stored)
+    except Exception as error:
+        logger.warning("a job's progress and metrics are not kept: %s", error)
+        return _encode_text(StoredActivity(attempts=stored.attempts))
 
 
 def _encode_text(words: Failure | StoredActivity | JobOptions) -> bytearray:

@@ -184,9 +184,9 @@ class SqliteStore(LocalStore):
             change_row(row, columns)
             self._journal.revive(row, then)
             return
-        self._journal.change(job.order, columns, then)
         if transition.state in TERMINAL_STATES:
             self._journal.count_ended(job.queue, transition.state is FAILED)
+        self._journal.change(job.order, columns, then)
 
     @asynccontextmanager
     async def transaction(self, timeout_s: float = 5.0) -> AsyncIterator[StoreTransaction]:
