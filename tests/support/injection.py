@@ -58,6 +58,8 @@ class Injector:
             return
         if caller is None or self._package not in caller.f_code.co_filename:
             return
+        if callee.endswith("._remove"):  # of a weak reference: who was collected is asked nothing
+            return
         point = (caller.f_code.co_qualname, caller.f_lineno, callee)
         self.seen.setdefault(point)
         if point == self.target:

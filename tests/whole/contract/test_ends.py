@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from tests.support.store_urls import STORES, url_of
 from tests.whole.contract import executor_tasks as tasks
 from worker_runtime import (
     JobConflict,
@@ -29,15 +30,7 @@ from worker_runtime import (
 )
 from worker_runtime.model.activity import Counts
 
-STORES = ("memory", "sqlite", "redis")
 REFUSALS = (StoreUnavailable, QueueFull, ShuttingDown, JobConflict)
-
-
-def url_of(name: str, request: pytest.FixtureRequest, directory: Path) -> str:
-    if name == "redis":
-        url: str = request.getfixturevalue("server").url
-        return url
-    return "memory://" if name == "memory" else f"sqlite:///{directory}/jobs.db"
 
 
 @pytest.fixture(params=STORES)
