@@ -35,6 +35,7 @@ from worker_runtime.executors import Executor
 from worker_runtime.executors.loop import LoopExecutor
 from worker_runtime.executors.process.parent.pool import ProcessExecutor
 from worker_runtime.executors.thread import ThreadExecutor
+from worker_runtime.model.bounded import masked
 from worker_runtime.model.job import Job
 from worker_runtime.model.registry import TaskRegistry, Tasks
 from worker_runtime.model.tasks.definition import TaskDefinition
@@ -365,5 +366,6 @@ def _store(settings: Settings) -> Store:
             )
         )
     raise ConfigurationError(
-        f"store={settings.store!r} (WORKER_STORE): must be memory://, sqlite:///path or redis://host"
+        f"store={masked(settings.store)!r} (WORKER_STORE): must be memory://, sqlite:///path or "
+        "redis://host"
     )

@@ -14,6 +14,7 @@ from typing import Any, Literal
 import msgspec
 
 from worker_runtime.errors import ConfigurationError
+from worker_runtime.model.bounded import masked
 
 _SHOWN_CHARS = 80
 
@@ -25,6 +26,7 @@ class _Variables(msgspec.Struct, frozen=True):
     in_words: str | None
     spelled: Callable[[str], str] | None
     meaning: Callable[[Any], object]
+    is_secret: bool
 
 
 def env(
@@ -32,16 +34,18 @@ def env(
     in_words: str | None = None,
     spelled: Callable[[str], str] | None = None,
     meaning: Callable[[Any], object] = repr,
+    is_secret: bool = False,
     **limits: Any,
 ) -> msgspec.Meta:
     """For an annotation: the variables that set a field, preferred name first, and the limits of
     its value, which are those of `msgspec.Meta`.
 
-    in_words  what a text must be, where a pattern says it to nobody
-    spelled   makes of a text the one that the field knows
-    meaning   two variables agree where this gives the same for both their values
+    in_words   what a text must be, where a pattern says it to nobody
+    spelled    makes of a text the one that the field knows
+    meaning    two variables agree where this gives the same for both their values
+    is_secret  nobody is shown the value, and no child process gets it
     """
-    variables = _Variables(names, in_words, spelled, meaning)
+    variables = _Variables(names, in_words, spelled, meaning, is_secret)
     return msgspec.Meta(extra={"env": variables}, **limits)
 
 
@@ -50,6 +54,12 @@ def variables_of(hint: Any) -> tuple[str, ...]:
     for a field that only code sets."""
     variables = _variables_in(hint)
     return () if variables is None else variables.names
+
+
+def secrets_of(hint: Any) -> tuple[str, ...]:
+    """Those of `variables_of` whose value is a secret."""
+    variables = _variables_in(hint)
+    return variables.names if variables is not None and variables.is_secret else ()
 
 
 def read_field(source: Mapping[str, str], hint: Any) -> Any:
@@ -61,7 +71,7 @@ def read_field(source: Mapping[str, str], hint: Any) -> Any:
     given = {n: source[n].strip() for n in variables.names if source.get(n, "").strip()}
     values = {name: _value(name, text, hint, variables) for name, text in given.items()}
     if len({variables.meaning(value) for value in values.values()}) > 1:
-        listing = ", ".join(f"{name}={given[name]!r}" for name in given)
+        listing = ", ".join(f"{name}={_shown(given[name], variables)}" for name in given)
         raise ConfigurationError(f"{' and '.join(given)} disagree: {listing}; set only one of them")
     return next(iter(values.values()), None)
 
@@ -81,14 +91,20 @@ def _value(name: str, text: str, hint: Any, variables: _Variables) -> Any:
     if isinstance(kind, msgspec.inspect.VarTupleType):
         value = [part.strip() for part in text.split(",") if part.strip()]
         if len(set(value)) < len(value):
-            raise ConfigurationError(f"{name}={text[:_SHOWN_CHARS]!r}: one is named twice")
+            raise ConfigurationError(f"{name}={_shown(text, variables)}: one is named twice")
     elif isinstance(kind, msgspec.inspect.BoolType) and text.lower() in ("yes", "on", "no", "off"):
         value = text.lower() in ("yes", "on")
     try:
         return msgspec.convert(value, hint, strict=False)
     except msgspec.ValidationError:
         expected = _expected(kind, hint, variables)
-        raise ConfigurationError(f"{name}={text[:_SHOWN_CHARS]!r}: must be {expected}") from None
+        raise ConfigurationError(f"{name}={_shown(text, variables)}: must be {expected}") from None
+
+
+def _shown(text: str, variables: _Variables) -> str:
+    if variables.is_secret:
+        return "***"
+    return repr((masked(text) if "://" in text else text)[:_SHOWN_CHARS])
 
 
 def _kind_of(hint: Any) -> msgspec.inspect.Type:

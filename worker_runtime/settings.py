@@ -17,7 +17,7 @@ import msgspec
 from worker_runtime.contracts.domains import base_url, made_up_name
 from worker_runtime.contracts.guides import GUIDES, Dialect, guide_of
 from worker_runtime.contracts.origins import ORIGIN_PATTERN
-from worker_runtime.environment import env, read_field
+from worker_runtime.environment import env, read_field, secrets_of
 from worker_runtime.errors import ConfigurationError
 from worker_runtime.model.states import JOB_ID_PATTERN
 from worker_runtime.model.tasks.policy import Limit
@@ -110,7 +110,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     )
     metrics_port: Annotated[int, env("METRICS_PORT", ge=0, le=65535)] | None = None
     dialects: Annotated[tuple[Dialect, ...], env("WORKER_DIALECTS")] = tuple(GUIDES)
-    token: Annotated[str, env("WORKER_TOKEN", min_length=1)] | None = None
+    token: Annotated[str, env("WORKER_TOKEN", is_secret=True, min_length=1)] | None = None
     allow_anonymous: Annotated[bool, env("WORKER_ALLOW_ANONYMOUS")] = False
     hosts: Annotated[tuple[_HostName, ...], env("WORKER_HOSTS", in_words=_HOSTS_IN_WORDS)] = ()
     cors_origins: Annotated[
@@ -129,7 +129,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     queues: tuple[QueueSettings, ...] = ()
 
     # What is kept, and how long
-    store: Annotated[str, env("WORKER_STORE")] = "memory://"
+    store: Annotated[str, env("WORKER_STORE", is_secret=True)] = "memory://"
     history_count_max: Annotated[int, env("WORKER_HISTORY_COUNT", ge=0)] = 10_000
     history_ttl_s: Annotated[float, env("WORKER_HISTORY_TTL", ge=0)] = 86_400.0
 
@@ -237,6 +237,12 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         except OSError:
             return False
         return all(str(a[4][0]).startswith("127.") or a[4][0] == "::1" for a in found)
+
+
+def secret_variables() -> frozenset[str]:
+    """The environment variables that are nobody's business but this process's."""
+    hints = typing.get_type_hints(Settings, include_extras=True).values()
+    return frozenset(name for hint in hints for name in secrets_of(hint))
 
 
 def checked(settings: Settings, **changes: Any) -> Settings:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import pytest
 
 from worker_runtime.errors import RemoteFailure
-from worker_runtime.model.bounded import clean, cut, error_text, leaves_of, traceback_text
+from worker_runtime.model.bounded import clean, cut, error_text, leaves_of, masked, traceback_text
 from worker_runtime.model.tasks.policy import Retry, qualified_name
 
 
@@ -177,3 +177,39 @@ def test_text_that_utf8_has_no_form_for_is_spelled_out() -> None:
     assert cut("a\ud800b", 100) == "a\\ud800b"
     assert cut("\ud800" * 100, 20).encode()  # in bounds and valid
     assert len(cut("\ud800" * 100, 20).encode()) <= 20
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("postgres://user:pw@host/db", "postgres://***@host/db"),
+        ("redis://:pa/s@s:w@host:1/0?db=1", "redis://***@host:1/0?db=1"),
+        ("redis://:a?b@host", "redis://***@host"),
+        ("redis:///:pw@host", "redis://***@host"),
+        ("redis://:pw", "redis://:***"),
+        ("redis:user:pw@host", "redis:***@host"),
+        ("//user:pw@host", "//***@host"),
+        ("REDIS://U:PW@[::1]:6379", "REDIS://***@[::1]:6379"),
+        ("amqp://host?x=1&sslPassword=a&y=2", "amqp://host?x=1&sslPassword=***&y=2"),
+    ],
+)
+def test_a_url_is_shown_without_its_password(url: str, shown: str) -> None:
+    """B28"""
+    assert masked(url) == shown
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "",
+        "memory://",
+        "redis://host:6379/0",
+        "redis://[::1]:6379",
+        "redis://[::1]",
+        "sqlite:///data@home/jobs.db?ack=os",
+        "http://a.example:80/x,http://b.example",
+        "nonsense",
+    ],
+)
+def test_a_url_without_a_password_is_shown_as_it_is(url: str) -> None:
+    assert masked(url) == url

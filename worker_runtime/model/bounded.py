@@ -1,4 +1,5 @@
-"""Any value or exception as bounded bytes or text: saying it must not raise or fill memory."""
+"""Any value or exception as bounded bytes or text: saying it must not raise, fill memory, drive a
+terminal or tell a secret."""
 
 from __future__ import annotations
 
@@ -19,6 +20,9 @@ _msgpack = msgspec.msgpack.Encoder()
 # What a terminal obeys, what ends a line somewhere, what turns the order of letters round, and half
 # surrogate pairs, which no stream takes.
 _CONTROLS = re.compile("[\x00-\x08\n-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+
+_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:(//)?|//")
+_SECRETS = re.compile(r"([?&][^=&]*(?:pass|pwd|secret|token|key|auth)[^=&]*=)[^&]*", re.IGNORECASE)
 
 
 def leaves_of(error: BaseException) -> Iterator[BaseException]:
@@ -151,6 +155,22 @@ def set_in(text: str, indent: str) -> str:
 
 def _spelled(found: re.Match[str]) -> str:
     return found[0].encode("unicode_escape").decode("ascii")
+
+
+def masked(url: str) -> str:
+    """`url` without the user and password in it, also where it is none that can be taken apart, and
+    without what its query says of secrets."""
+    scheme = _SCHEME.match(url)
+    head = "" if scheme is None else scheme[0]
+    rest = url[len(head) :]
+    is_path = head == "sqlite://" and rest.startswith("/")  # which may have an @ too
+    if "@" in rest and not is_path:
+        rest = f"***@{rest.rpartition('@')[2]}"
+    else:
+        host, colon, port = re.split("[/?#]", rest, maxsplit=1)[0].rpartition(":")
+        if colon and port and not port.isdigit() and port[-1] != "]":  # a password without its host
+            rest = f"{host}:***"
+    return _SECRETS.sub(r"\1***", head + rest)
 
 
 def cut(text: str, bytes_max: int) -> str:

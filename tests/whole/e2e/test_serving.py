@@ -275,3 +275,59 @@ async def test_what_a_job_says_is_no_line_of_the_log(name: str) -> None:
     summary = [line for line in telling if "failed, error: ValueError" in line]
     assert len(summary) == 1
     assert ascii(text)[1:-1] in summary[0]
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgres://user:hunter2@db.example/jobs",
+        "redis:user:hunter2@db.example",
+        "redis://:hunter2",
+        "redis://:hunter2@[db.example",
+        "redis://:hun/hunter2@db.example:x",
+        "redis://:h@hunter2@db.example/x",
+        "redis://:hunter2\u2100@db.example",
+        "amqp://db.example?password=hunter2",
+        "sqlite://user:hunter2@db.example/jobs.db",
+        "sqlite:///jobs.db?token=hunter2",
+    ],
+)
+def test_the_password_of_a_store_is_not_printed(url: str) -> None:
+    """B28"""
+    shown = refusal(env={"WORKER_STORE": url})
+    assert "hunter2" not in shown
+    assert "store" in shown
+    done = worker_runtime("jobs", "list", "--store", url)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("worker-runtime: store")
+    assert "hunter2" not in done.stderr
+
+
+def test_no_variable_with_a_password_is_printed_when_it_is_wrong() -> None:
+    """B28"""
+    for env in (
+        {"WORKER_BACKEND_URL": "ftp://user:hunter2@backend.example"},
+        {"WORKER_BACKEND_URL": "http://a:hunter2@b", "KTRDR_API_URL": "http://a:hunter2@c"},
+    ):
+        assert "hunter2" not in refusal(env=env)
+
+
+async def test_children_do_not_have_the_secrets_of_the_worker(tmp_path: Path) -> None:
+    """B28"""
+    secrets = {
+        "WORKER_TOKEN": "a secret of some length",
+        "WORKER_STORE": f"sqlite:///{tmp_path}/hunter2.db",
+    }
+    env = {**secrets, "WORKER_NAME": "theirs-too"}
+    headers = {"Authorization": f"Bearer {secrets['WORKER_TOKEN']}"}
+    async with start_server_process(TARGET, env=env) as server:
+        async with aiohttp.ClientSession(headers=headers) as http:
+            url, body = f"{server.url}/v1/jobs?wait_s=20", {"task": "environment"}
+            async with http.post(url, json=body) as answer:
+                theirs = (await answer.json())["result"]
+        assert theirs["WORKER_NAME"] == "theirs-too"
+        assert secrets.keys().isdisjoint(theirs)
+        for child in psutil.Process(server.process.pid).children(recursive=True):
+            assert secrets.keys().isdisjoint(child.environ())
+        assert await server.stop() == 0
+        assert "hunter2" not in server.log.replace(str(tmp_path), "")

@@ -15,6 +15,7 @@ from redis.asyncio.sentinel import Sentinel as AsyncSentinel
 from redis.sentinel import Sentinel
 
 from worker_runtime.errors import ConfigurationError
+from worker_runtime.model.bounded import masked
 from worker_runtime.stores.redis.script import REDIS_ERRORS, is_passing
 
 __all__ = [
@@ -76,8 +77,11 @@ class RedisLocation(msgspec.Struct, frozen=True, kw_only=True):
         """From `redis://`, `rediss://` or `unix://`, as arq's `from_dsn`, with TLS options as
         redis-py names them (`?ssl_cert_reqs=none`). Raises ConfigurationError; `is_strict`: for
         unknown options too. No message has the password."""
-        parts = urlsplit(url)
-        shown = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
+        shown = masked(url).partition("?")[0]
+        try:
+            parts = urlsplit(url)
+        except ValueError:  # whose words may have the password
+            raise ConfigurationError(f"store {shown}: this is no URL") from None
         if parts.scheme not in ("redis", "rediss", "unix"):
             raise ConfigurationError(f"store {shown}: must be redis://, rediss:// or unix://")
         options = dict(parse_qsl(parts.query))

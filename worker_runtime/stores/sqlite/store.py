@@ -17,6 +17,7 @@ from urllib.parse import parse_qsl, unquote
 import msgspec
 
 from worker_runtime.errors import ConfigurationError
+from worker_runtime.model.bounded import masked
 from worker_runtime.model.figures import StoreStatistics
 from worker_runtime.model.filter import JobFilter
 from worker_runtime.model.job import Job
@@ -67,19 +68,22 @@ class SqliteStoreSettings(msgspec.Struct, frozen=True, kw_only=True):
 
 def parse_url(url: str) -> tuple[str, Ack]:
     """The path and the ack mode in `url`. Raises ConfigurationError."""
+    shown = masked(url)
     rest, _, query = url.removeprefix("sqlite://").partition("?")
     path = unquote(rest.removeprefix("/"))
     if not url.startswith("sqlite:///") or not path or path == ":memory:" or "\0" in path:
         raise ConfigurationError(
-            f"store={url!r}: must name a file, sqlite:///relative/path or sqlite:////absolute/path"
+            f"store={shown!r}: must name a file, sqlite:///relative/path or sqlite:////absolute/path"
         )
     ack: Ack = "durable"
     for name, value in parse_qsl(query, keep_blank_values=True):
         if name != "ack":
-            raise ConfigurationError(f"store={url!r}: unknown option {name!r}; allowed: ack")
+            raise ConfigurationError(
+                f"store={shown!r}: unknown option {name!r}; allowed: ack"
+            )
         if value not in get_args(Ack):
             raise ConfigurationError(
-                f"store={url!r}: ack must be one of {', '.join(get_args(Ack))}, not {value!r}"
+                f"store={shown!r}: ack must be one of {', '.join(get_args(Ack))}, not {value!r}"
             )
         ack = value  # type: ignore[assignment]
     return path, ack

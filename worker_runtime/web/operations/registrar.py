@@ -28,6 +28,7 @@ from worker_runtime.contracts.registration import (
     Registration,
     StatusChange,
 )
+from worker_runtime.model.bounded import masked
 
 logger = logging.getLogger("worker_runtime.registrar")
 
@@ -88,6 +89,7 @@ class Registrar:
         times: RegistrarTimes | None = None,
     ) -> None:
         self._base = base_url(backend_url)
+        self._shown = masked(self._base)
         self._monotonic = clock.monotonic
         self._current = current
         self._times = times or RegistrarTimes()
@@ -145,7 +147,7 @@ class Registrar:
                 async with asyncio.timeout(self._times.farewell_s):
                     await self._say_goodbye(unfinished, message, reports=reports)
         except TimeoutError:
-            logger.warning("the backend at %s did not take our leave in time", self._base)
+            logger.warning("the backend at %s did not take our leave in time", self._shown)
         finally:
             await self._session.close()
 
@@ -186,7 +188,7 @@ class Registrar:
         """Register, with what has ended since the last time. Whether the backend took it."""
         assert self._worker is not None
         reported = list(self._completed)
-        logger.info("Registering worker with backend at %s", self._base)
+        logger.info("Registering worker with backend at %s", self._shown)
         status = await self._offer(current, reported)
         if reported and status is not None and _is_refusal(status):
             # One report that it cannot store must not keep this worker out for ever.
@@ -212,10 +214,10 @@ class Registrar:
         try:
             status, text = await self._post_registration(body)
         except FetchFailed as failure:
-            logger.warning("registration with %s failed: %s", self._base, failure)
+            logger.warning("registration with %s failed: %s", self._shown, failure)
             return None
         if not 200 <= status < 300:
-            logger.warning("registration with %s was answered %d: %s", self._base, status, text)
+            logger.warning("registration with %s was answered %d: %s", self._shown, status, text)
         return status
 
     async def _post_registration(self, body: Registration) -> tuple[int, str]:
@@ -241,15 +243,15 @@ class Registrar:
         try:
             status, text = await self._request("GET", self._own_path())
         except FetchFailed as failure:
-            logger.warning("the backend at %s does not answer: %s", self._base, failure)
+            logger.warning("the backend at %s does not answer: %s", self._shown, failure)
             self.heard()
             return True
         if status == 404:
-            logger.warning("the backend at %s does not know this worker any more", self._base)
+            logger.warning("the backend at %s does not know this worker any more", self._shown)
             self.is_registered = False
             return False
         if status != 200:
-            logger.warning("the backend at %s answered %d: %s", self._base, status, text)
+            logger.warning("the backend at %s answered %d: %s", self._shown, status, text)
         self.heard()
         return True
 
@@ -269,9 +271,9 @@ class Registrar:
     async def _try(self, method: str, path: str, body: StatusChange | None = None) -> None:
         try:
             status, _ = await self._request(method, path, body)
-            logger.info("%s %s%s: %d", method, self._base, path, status)
+            logger.info("%s %s%s: %d", method, self._shown, path, status)
         except FetchFailed as failure:
-            logger.info("%s %s%s: %s", method, self._base, path, failure)
+            logger.info("%s %s%s: %s", method, self._shown, path, failure)
 
     async def _request(
         self, method: str, path: str, body: msgspec.Struct | None = None

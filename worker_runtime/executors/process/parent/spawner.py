@@ -25,6 +25,7 @@ from worker_runtime.errors import ConfigurationError
 from worker_runtime.executors.process import orders
 from worker_runtime.executors.process.catalogue import TaskCatalogue
 from worker_runtime.executors.process.parent.output import OutputReader
+from worker_runtime.settings import secret_variables
 
 logger = logging.getLogger("worker_runtime.executors")
 
@@ -182,8 +183,12 @@ class Spawner:
         ours.setblocking(False)
 
     def _environment(self) -> dict[str, str]:
-        """The parent's own; number libraries get a child's share of the cores, unless it says."""
-        return {**dict.fromkeys(_BLAS_THREADS, str(self._threads_per_child)), **os.environ}
+        """The parent's own without its secrets: a task has no use for the worker's token, and what
+        it starts has none either. Number libraries get a child's share of the cores, unless the
+        parent's says."""
+        secrets = secret_variables()
+        kept = {name: text for name, text in os.environ.items() if name not in secrets}
+        return {**dict.fromkeys(_BLAS_THREADS, str(self._threads_per_child)), **kept}
 
     def _receive(self) -> None:
         assert self._control is not None
