@@ -78,9 +78,7 @@ def parse_url(url: str) -> tuple[str, Ack]:
     ack: Ack = "durable"
     for name, value in parse_qsl(query, keep_blank_values=True):
         if name != "ack":
-            raise ConfigurationError(
-                f"store={shown!r}: unknown option {name!r}; allowed: ack"
-            )
+            raise ConfigurationError(f"store={shown!r}: unknown option {name!r}; allowed: ack")
         if value not in get_args(Ack):
             raise ConfigurationError(
                 f"store={shown!r}: ack must be one of {', '.join(get_args(Ack))}, not {value!r}"

@@ -6,13 +6,12 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from decimal import Decimal
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.support.store_urls import STORES, url_of
 from tests.whole.contract import executor_tasks as tasks
+from tests.whole.contract.stores.places import Place
 from worker_runtime import (
     JobConflict,
     JobContext,
@@ -22,7 +21,6 @@ from worker_runtime import (
     Retry,
     RunAgain,
     Runtime,
-    Settings,
     ShuttingDown,
     State,
     StoreUnavailable,
@@ -31,15 +29,6 @@ from worker_runtime import (
 from worker_runtime.model.activity import Counts
 
 REFUSALS = (StoreUnavailable, QueueFull, ShuttingDown, JobConflict)
-
-
-@pytest.fixture(params=STORES)
-def store_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    return url_of(request.param, request, tmp_path)
-
-
-def runtime_of(functions: Any, url: str, **options: Any) -> Runtime:
-    return Runtime(functions, store=url, settings=Settings(), **options)
 
 
 async def assert_failed(runtime: Runtime, job_id: str, error_type: str) -> None:
@@ -59,13 +48,13 @@ async def assert_failed(runtime: Runtime, job_id: str, error_type: str) -> None:
 
 @pytest.mark.parametrize("refusal", REFUSALS)
 async def test_a1_a_refusal_that_a_task_lets_out_is_its_error(
-    store_url: str, refusal: type[Exception]
+    store: Place, refusal: type[Exception]
 ) -> None:
     @task
     async def parent() -> None:
         raise refusal("the disk of the store is full")
 
-    async with runtime_of([parent], store_url) as runtime:
+    async with store.runtime([parent]) as runtime:
         handle = await runtime.enqueue(parent)
         assert await handle.wait(timeout_s=5) is State.FAILED
         await assert_failed(runtime, handle.id, refusal.__name__)
@@ -74,28 +63,28 @@ async def test_a1_a_refusal_that_a_task_lets_out_is_its_error(
 @pytest.mark.parametrize("where", [tasks.fail_in_thread, tasks.fail_in_child])
 @pytest.mark.parametrize("kind", ["StoreUnavailable", "QueueFull", "ShuttingDown"])
 async def test_a1_a_refusal_that_a_thread_or_a_child_lets_out_is_its_error(
-    store_url: str, where: Callable[[str], Any], kind: str
+    store: Place, where: Callable[[str], Any], kind: str
 ) -> None:
-    async with runtime_of([where], store_url) as runtime:
+    async with store.runtime([where]) as runtime:
         handle = await runtime.enqueue(where, kind)
         assert await handle.wait(timeout_s=20) is State.FAILED
         await assert_failed(runtime, handle.id, kind)
 
 
-async def test_a1_a_refusal_that_a_middleware_raises_is_the_attempts_error(store_url: str) -> None:
+async def test_a1_a_refusal_that_a_middleware_raises_is_the_attempts_error(store: Place) -> None:
     async def refuse(ctx: JobContext, call_next: Callable[[], Awaitable[Any]]) -> Any:
         raise StoreUnavailable("the store of the middleware")
 
     @task
     async def work() -> None: ...
 
-    async with runtime_of([work], store_url, middleware=[refuse]) as runtime:
+    async with store.runtime([work], middleware=[refuse]) as runtime:
         handle = await runtime.enqueue(work)
         assert await handle.wait(timeout_s=5) is State.FAILED
         await assert_failed(runtime, handle.id, "StoreUnavailable")
 
 
-async def test_a1_a_refusal_of_what_the_lifespan_made_is_the_tasks_error(store_url: str) -> None:
+async def test_a1_a_refusal_of_what_the_lifespan_made_is_the_tasks_error(store: Place) -> None:
     async def other_store() -> None:
         raise StoreUnavailable("another store")
 
@@ -107,20 +96,20 @@ async def test_a1_a_refusal_of_what_the_lifespan_made_is_the_tasks_error(store_u
     async def work(ctx: JobContext) -> None:
         await ctx.state()
 
-    async with runtime_of([work], store_url, lifespan=lifespan) as runtime:
+    async with store.runtime([work], lifespan=lifespan) as runtime:
         handle = await runtime.enqueue(work)
         assert await handle.wait(timeout_s=5) is State.FAILED
         await assert_failed(runtime, handle.id, "StoreUnavailable")
 
 
-async def test_a1_a_task_whose_follow_up_is_refused_is_tried_again(store_url: str) -> None:
+async def test_a1_a_task_whose_follow_up_is_refused_is_tried_again(store: Place) -> None:
     @task(retry=Retry(max_attempts=3, delay_s=0.01, jitter=0))
     async def parent(ctx: JobContext) -> str:
         if ctx.attempt == 1:
             raise QueueFull("the queue of the follow-up is full")
         return "told"
 
-    async with runtime_of([parent], store_url) as runtime:
+    async with store.runtime([parent]) as runtime:
         assert await (await runtime.enqueue(parent)).result(timeout_s=5) == "told"
 
 
@@ -143,9 +132,9 @@ def reports_in_a_thread(ctx: JobContext) -> int:
 
 @pytest.mark.parametrize("where", [reports, reports_in_a_thread, tasks.report_in_a_child])
 async def test_a3_progress_above_64_bits_is_shown_and_the_job_ends(
-    store_url: str, where: Callable[..., Any]
+    store: Place, where: Callable[..., Any]
 ) -> None:
-    async with runtime_of([where], store_url) as runtime:
+    async with store.runtime([where]) as runtime:
         handle = await runtime.enqueue(where)
         assert await handle.result(timeout_s=20) == 1
         progress = handle.info().progress
@@ -155,7 +144,7 @@ async def test_a3_progress_above_64_bits_is_shown_and_the_job_ends(
         await runtime.join()
 
 
-async def test_a3_a_wait_that_is_no_float_is_waited_for(store_url: str) -> None:
+async def test_a3_a_wait_that_is_no_float_is_waited_for(store: Place) -> None:
     """`RunAgain(Decimal(...))`, in the loop and over a child's pipe."""
     runs: list[int] = []
 
@@ -166,14 +155,14 @@ async def test_a3_a_wait_that_is_no_float_is_waited_for(store_url: str) -> None:
             raise RunAgain(Decimal("0.01"))  # type: ignore[arg-type]
         return "done"
 
-    async with runtime_of([again], store_url) as runtime:
+    async with store.runtime([again]) as runtime:
         assert await (await runtime.enqueue(again)).result(timeout_s=5) == "done"
 
 
 # Who waits is told, whichever attempt ends the job.
 
 
-async def test_who_waits_from_its_first_attempt_on_is_told_of_the_end(store_url: str) -> None:
+async def test_who_waits_from_its_first_attempt_on_is_told_of_the_end(store: Place) -> None:
     began, may_fail = asyncio.Event(), asyncio.Event()
 
     @task(retry=Retry(max_attempts=2, delay_s=0.01, jitter=0))
@@ -184,7 +173,7 @@ async def test_who_waits_from_its_first_attempt_on_is_told_of_the_end(store_url:
             raise ValueError
         return "told"
 
-    async with runtime_of([second_time], store_url) as runtime:
+    async with store.runtime([second_time]) as runtime:
         handle = await runtime.enqueue(second_time)
         await began.wait()
         waits = asyncio.ensure_future(handle.result(timeout_s=5))
