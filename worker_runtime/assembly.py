@@ -23,6 +23,7 @@ from worker_runtime.engine.attempt import Attempts, Middleware
 from worker_runtime.engine.dispatcher import Dispatcher
 from worker_runtime.engine.draining import Draining
 from worker_runtime.engine.events import EventHub
+from worker_runtime.engine.expiry import Expiry
 from worker_runtime.engine.feed import Feed, OwnQueues
 from worker_runtime.engine.finisher import Finisher
 from worker_runtime.engine.held import HeldJobs
@@ -131,10 +132,11 @@ def assemble(
         must_encode=store.must_encode_results,
         fleet_counts_tries=setup is not None and setup.tries_max is not None,
     )
+    expiry = Expiry(finisher, clock)
     dispatcher = Dispatcher(
-        lanes, attempts, finisher, events, clock, abandoned_max=settings.abandoned_max
+        lanes, attempts, finisher, events, expiry, clock, abandoned_max=settings.abandoned_max
     )
-    held = HeldJobs(table, finisher, dispatcher, clock)
+    held = HeldJobs(table, finisher, dispatcher, expiry, clock)
     forecast = Forecast(registry, clock)
     overload = _overload(settings, forecast, clock)
     resources = Resources(clock, interval_s=settings.health_check_interval_s)
@@ -142,7 +144,7 @@ def assemble(
     draining = Draining(dispatcher, finisher)
     unique_keys = UniqueKeys(table, finisher.is_returning)
     intake = Intake(
-        registry, table, dispatcher, events, clock, forecast, overload, held, unique_keys
+        registry, table, dispatcher, events, clock, forecast, overload, held, unique_keys, expiry
     )
     feed: Feed = OwnQueues(registry, lanes, table, held, draining, clock)
     if setup is not None:

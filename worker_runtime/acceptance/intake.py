@@ -11,6 +11,7 @@ from worker_runtime.acceptance.unique_keys import UniqueKeys
 from worker_runtime.clock.source import Clock
 from worker_runtime.engine.dispatcher import Dispatcher
 from worker_runtime.engine.events import EventHub
+from worker_runtime.engine.expiry import Expiry
 from worker_runtime.engine.held import HeldJobs
 from worker_runtime.engine.table import JobTable
 from worker_runtime.errors import (
@@ -49,6 +50,7 @@ class Intake:
         overload: OverloadControl,
         held: HeldJobs,
         unique_keys: UniqueKeys,
+        expiry: Expiry,
     ) -> None:
         self.held = held
         self.unique_keys = unique_keys
@@ -71,6 +73,7 @@ class Intake:
         self._forecast = forecast
         self._overload = overload
         self._is_limited = overload.has_limits
+        self._expiry = expiry
 
     def accept(
         self,
@@ -114,6 +117,7 @@ class Intake:
             or (job.options is not None and job.options.expires_at is not None)
         ):
             self.check_room(job)
+            self._expiry.watch(job, self._dispatcher.withdraw)
         self._jobs[job_id] = job
         definition.tally.accepted += 1
         if self._subscriptions:
@@ -264,6 +268,7 @@ class Intake:
         if job.options is not None and job.options.unique_key is not None:
             self.unique_keys.claim(job.options.unique_key, job)
         if job.task.is_parked:
+            self._expiry.watch(job, _stands_nowhere)
             return True
         if job.options is not None and job.options.after:
             return False
@@ -280,6 +285,10 @@ class Intake:
 
     def new_id(self) -> str:
         return self._ids.make(self._wall())
+
+
+def _stands_nowhere(job: Job) -> None:
+    """A parked job is in no line that it could be taken out of."""
 
 
 def same_payload(one: Job, other: Job) -> bool:

@@ -12,13 +12,13 @@ import functools
 import logging
 from collections.abc import Iterator, Mapping
 from contextvars import copy_context
-from datetime import UTC, datetime
 from typing import Any
 
 from worker_runtime.clock.source import Clock
 from worker_runtime.engine.attempt import Attempts
 from worker_runtime.engine.deadlines import DeadlineTimer
 from worker_runtime.engine.events import EventHub
+from worker_runtime.engine.expiry import Expiry
 from worker_runtime.engine.finisher import Finisher
 from worker_runtime.engine.lines.limits import LimitedQueue
 from worker_runtime.engine.slots import Lane, Slot
@@ -47,6 +47,7 @@ class Dispatcher:
         attempts: Attempts,
         finisher: Finisher,
         events: EventHub,
+        expiry: Expiry,
         clock: Clock,
         *,
         abandoned_max: int,
@@ -55,6 +56,7 @@ class Dispatcher:
         self._attempts = attempts
         self._finisher = finisher
         self._events = events
+        self._expiry = expiry
         self._subscriptions = events.subscriptions
         self._clock = clock
         # Where it counts they are called from a local name: an attribute that is called and is no
@@ -74,6 +76,8 @@ class Dispatcher:
         job.state = QUEUED if is_due else SCHEDULED
         if self._events.subscriptions:
             self._events.emit(job, self._clock.unix())
+        if job.options is not None:
+            self._expiry.watch(job, self.withdraw)
         if is_due:
             lane.queue.push(job)
         else:
@@ -91,6 +95,8 @@ class Dispatcher:
         if job.state is RUNNING:
             return False
         self.lanes[job.queue].queue.withdraw(job)
+        if job.options is not None:
+            self._expiry.forget(job)
         self._ended.set()
         return True
 
@@ -159,6 +165,7 @@ class Dispatcher:
     async def close(self) -> None:
         """End what rests in the lanes. Assumes that nothing runs that is not given up."""
         self._watch.close()
+        self._expiry.close()
         resting: list[asyncio.Task[None]] = []
         for lane in self.lanes.values():
             if lane.timer is not None:
@@ -181,12 +188,8 @@ class Dispatcher:
             if job.options is None:
                 return job
             expires_at = job.options.expires_at
-            if expires_at is None or self._wall() < expires_at:
+            if expires_at is None or self._expiry.begin(job, expires_at):
                 return job
-            passed_at = datetime.fromtimestamp(expires_at, UTC).isoformat(timespec="milliseconds")
-            text = f"waited longer than its deadline, which passed at {passed_at}"
-            failure = Failure(Reason.EXPIRED, "Expired", text)
-            self._finisher.apply(job, Outcome(OutcomeKind.RAISED, failure=failure), self._wall())
             if lane.limited is not None:
                 lane.limited.release(job)
             self.tell_ended()
