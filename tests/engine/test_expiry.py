@@ -187,7 +187,8 @@ async def test_a_job_expires_in_a_later_life(tmp_path: Path) -> None:
     async with runtime:
         early = await runtime.options(expires_s=0.05).enqueue("work")
         late = await runtime.options(expires_s=1.0).enqueue("work")
-        held = await runtime.options(after=[late], expires_s=1.0).enqueue("work")
+        parent = await runtime.options(delay_s=600).enqueue("work")
+        held = await runtime.options(after=[parent], expires_s=1.0).enqueue("work")
         await runtime.stop(within_s=0)
     runtime = world.runtime(url)
     runtime.pause("default")
