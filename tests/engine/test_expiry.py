@@ -236,6 +236,23 @@ async def test_the_rate_is_left_to_those_that_live() -> None:
         assert await alive.wait(timeout_s=10) is State.COMPLETED
 
 
+async def test_what_a_blocked_loop_finds_expired_uses_no_limit_either() -> None:
+    """The slot is there before the timer."""
+    world = World()
+    clock = StillClock(T0)
+    with assembled_with(clock):
+        runtime = world.runtime()
+    async with runtime:
+        runtime.pause("default")
+        gone = [await runtime.options(expires_s=100).enqueue("seldom") for _ in range(3)]
+        alive = await runtime.enqueue("seldom")
+        clock.at += 101  # no timer of the loop knows
+        runtime.resume("default")
+        assert await alive.wait(timeout_s=10) is State.COMPLETED
+        for job in gone:
+            assert await expired(job)
+
+
 async def test_a_clock_that_is_set_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(worker_runtime.engine.expiry, "_TIMER_MAX_S", 0.01)
     world = World()

@@ -13,9 +13,11 @@ from worker_runtime.engine.dispatcher import Dispatcher
 from worker_runtime.engine.events import EventHub
 from worker_runtime.engine.expiry import Expiry
 from worker_runtime.engine.held import HeldJobs
+from worker_runtime.engine.slots import Lane
 from worker_runtime.engine.table import JobTable
 from worker_runtime.errors import (
     InvalidArguments,
+    InvalidJob,
     JobConflict,
     QueueFull,
     ShuttingDown,
@@ -24,6 +26,7 @@ from worker_runtime.errors import (
 from worker_runtime.model.job import Job
 from worker_runtime.model.job_id import JobIds, check_job_id
 from worker_runtime.model.registry import TaskRegistry
+from worker_runtime.model.tasks.options import JobOptions
 from worker_runtime.model.uniqueness import Uniqueness
 from worker_runtime.model.values.copying import private_arguments
 from worker_runtime.model.values.sameness import is_same
@@ -114,10 +117,14 @@ class Intake:
             lane.queue.waiting >= lane.capacity
             or self._is_limited
             or not self.is_open
-            or (job.options is not None and job.options.expires_at is not None)
+            or (
+                job.options is not None
+                and (job.options.expires_at is not None or job.options.key is not None)
+            )
         ):
             self.check_room(job)
-            self._expiry.watch(job, self._dispatcher.withdraw)
+            _check_turns(lane, job.options)
+            self._dispatcher.prepare(lane, job)
         self._jobs[job_id] = job
         definition.tally.accepted += 1
         if self._subscriptions:
@@ -165,6 +172,7 @@ class Intake:
             if queue not in self._lanes:
                 names = ", ".join(self._dispatcher.lanes)
                 raise UnknownQueue(f"no queue {queue[:128]!r}; queues: {names}")
+            _check_turns(self._lanes[queue], overrides)
             priority = definition.priority if options.priority is None else options.priority
             job_id = self._ids.make(now) if options.job_id is None else check_job_id(options.job_id)
         self._order = order = self._order + 1
@@ -285,6 +293,12 @@ class Intake:
 
     def new_id(self) -> str:
         return self._ids.make(self._wall())
+
+
+def _check_turns(lane: Lane, options: JobOptions | None) -> None:
+    """Raises InvalidJob for a key where keys cannot take turns."""
+    if options is not None and options.key is not None and not lane.queue.can_take_turns:
+        raise InvalidJob(f"key does not work in queue {lane.name!r}, whose jobs age; leave it out")
 
 
 def _stands_nowhere(job: Job) -> None:

@@ -20,7 +20,8 @@ from worker_runtime.engine.deadlines import DeadlineTimer
 from worker_runtime.engine.events import EventHub
 from worker_runtime.engine.expiry import Expiry
 from worker_runtime.engine.finisher import Finisher
-from worker_runtime.engine.lines.limits import LimitedQueue
+from worker_runtime.engine.limit_timer import LimitTimer
+from worker_runtime.engine.lines.limits import LimitedQueue, Limits, key_of
 from worker_runtime.engine.slots import Lane, Slot
 from worker_runtime.model.activity import Failure
 from worker_runtime.model.job import Job
@@ -48,6 +49,7 @@ class Dispatcher:
         finisher: Finisher,
         events: EventHub,
         expiry: Expiry,
+        limits: Limits,
         clock: Clock,
         *,
         abandoned_max: int,
@@ -57,6 +59,8 @@ class Dispatcher:
         self._finisher = finisher
         self._events = events
         self._expiry = expiry
+        self._limits = limits
+        self._limit_timer = LimitTimer(limits, self._wake_queue, clock)
         self._subscriptions = events.subscriptions
         self._clock = clock
         # Where it counts they are called from a local name: an attribute that is called and is no
@@ -76,8 +80,8 @@ class Dispatcher:
         job.state = QUEUED if is_due else SCHEDULED
         if self._events.subscriptions:
             self._events.emit(job, self._clock.unix())
-        if job.options is not None:
-            self._expiry.watch(job, self.withdraw)
+        if job.options is not None or job.task.is_limited:
+            self.prepare(lane, job)
         if is_due:
             lane.queue.push(job)
         else:
@@ -89,6 +93,13 @@ class Dispatcher:
                 self._set_timer(lane)
         except BaseException as error:
             self._look_again(lane, error)
+
+    def prepare(self, lane: Lane, job: Job) -> None:
+        """What there is to do before `job` waits in the lane, where it is limited or has options of
+        its own; comes before the push."""
+        self._expiry.watch(job, self.withdraw)
+        if lane.limited is None and (job.task.is_limited or key_of(job) is not None):
+            lane.limit(self._limits)
 
     def withdraw(self, job: Job) -> bool:
         """Take a job out of its queue; False where it has started already."""
@@ -166,6 +177,7 @@ class Dispatcher:
         """End what rests in the lanes. Assumes that nothing runs that is not given up."""
         self._watch.close()
         self._expiry.close()
+        self._limit_timer.close()
         resting: list[asyncio.Task[None]] = []
         for lane in self.lanes.values():
             if lane.timer is not None:
@@ -193,8 +205,8 @@ class Dispatcher:
             if lane.limited is not None:
                 lane.limited.release(job)
             self.tell_ended()
-        if lane.limited is not None and lane.limited.allowed_at is not None:
-            self._set_timer(lane)
+        if lane.limited is not None:
+            self._limit_timer.look()
         return None
 
     def _not_started(self, lane: Lane, job: Job | None, error: BaseException) -> None:
@@ -219,15 +231,18 @@ class Dispatcher:
     def _release(self, limited: LimitedQueue, job: Job) -> None:
         """Give back what the job's attempt used of its limits, which another queue may wait for."""
         limited.release(job)
-        asyncio.get_running_loop().call_soon(self._wake_all)
+        self._limit_timer.look()
 
-    def _wake_all(self) -> None:
-        for lane in self.lanes.values():
-            self.wake(lane)
+    def _began(self, limited: LimitedQueue, job: Job) -> None:
+        limited.began(job)
+        self._limit_timer.look()
+
+    def _wake_queue(self, name: str) -> None:
+        self.wake(self.lanes[name])
 
     def _open_slot(self, lane: Lane, job: Job) -> None:
         loop = asyncio.get_running_loop()
-        slot = Slot(lane, self._watch.arm, self._clock)
+        slot = Slot(lane, self._watch.arm, self._began, self._clock)
         self._occupy(slot, job, self._monotonic())
         lane.running.add(slot)
         serving = self._serve(lane, slot)
@@ -400,9 +415,6 @@ class Dispatcher:
 
     def _set_timer(self, lane: Lane) -> None:
         due_at = lane.queue.next_due
-        allowed_at = None if lane.limited is None else lane.limited.allowed_at
-        if allowed_at is not None:
-            due_at = allowed_at if due_at is None else min(due_at, allowed_at)
         if due_at is None:
             return
         loop = asyncio.get_running_loop()

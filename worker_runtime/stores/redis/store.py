@@ -70,6 +70,10 @@ class RedisStore(SharedStore):
         "unique_key": (
             "unique_key does not work with a Redis store; give the job a job_id of its own"
         ),
+        "key": (
+            "key does not work with a Redis store, where jobs wait in one line for all workers; "
+            "leave it out"
+        ),
         "after": "after does not work with a Redis store; enqueue from the job before it",
         "workflows": "chains and groups do not work with a Redis store",
         "delete": "a Redis store forgets ended jobs by itself, and only so",
