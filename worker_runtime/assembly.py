@@ -23,10 +23,11 @@ from worker_runtime.engine.attempt import Attempts, Middleware
 from worker_runtime.engine.dispatcher import Dispatcher
 from worker_runtime.engine.draining import Draining
 from worker_runtime.engine.events import EventHub
+from worker_runtime.engine.expiry import Expiry
 from worker_runtime.engine.feed import Feed, OwnQueues
 from worker_runtime.engine.finisher import Finisher
 from worker_runtime.engine.held import HeldJobs
-from worker_runtime.engine.lines.limits import LimitedQueue, Limits
+from worker_runtime.engine.lines.limits import Limits
 from worker_runtime.engine.lines.priority_queue import AgingQueue, PriorityQueue
 from worker_runtime.engine.slots import Lane
 from worker_runtime.engine.table import JobTable
@@ -104,9 +105,13 @@ def assemble(
         any_name=setup is not None and setup.any_name,
     )
     registry.add_all(tasks)
-    lanes = _lanes(settings, registry, store, clock)
+    known = _queues(settings, registry)
+    limits = _limits(known, registry, store, clock)
+    lanes = _lanes(settings, known, registry, limits, store, clock)
     executors = _executors(settings, registry, clock)
-    _place(registry, executors, is_plain=store.recorder is None and not middleware)
+    has_rates = any(limit and limit.rate for q in known.values() for limit in (q.limit, q.per_key))
+    is_plain = store.recorder is None and not middleware and not has_rates
+    _place(registry, executors, is_plain=is_plain)
     events = EventHub()
     table = _table(settings, store, clock)
     attempts = Attempts(
@@ -132,10 +137,18 @@ def assemble(
         must_encode=store.must_encode_results,
         fleet_counts_tries=setup is not None and setup.tries_max is not None,
     )
+    expiry = Expiry(finisher, clock)
     dispatcher = Dispatcher(
-        lanes, attempts, finisher, events, clock, abandoned_max=settings.abandoned_max
+        lanes,
+        attempts,
+        finisher,
+        events,
+        expiry,
+        limits,
+        clock,
+        abandoned_max=settings.abandoned_max,
     )
-    held = HeldJobs(table, finisher, dispatcher, clock)
+    held = HeldJobs(table, finisher, dispatcher, expiry, clock)
     forecast = Forecast(registry, clock)
     overload = _overload(settings, forecast, clock)
     resources = Resources(clock, interval_s=settings.health_check_interval_s)
@@ -143,7 +156,7 @@ def assemble(
     draining = Draining(dispatcher, finisher)
     unique_keys = UniqueKeys(table, finisher.is_returning)
     intake = Intake(
-        registry, table, dispatcher, events, clock, forecast, overload, held, unique_keys
+        registry, table, dispatcher, events, clock, forecast, overload, held, unique_keys, expiry
     )
     feed: Feed = OwnQueues(registry, lanes, table, held, draining, clock)
     if setup is not None:
@@ -220,7 +233,10 @@ def _place(registry: TaskRegistry, executors: dict[str, Executor], *, is_plain: 
     for task in registry:
         task.executor = executors[task.run_in]
         task.needs_context = task.needs_context or task.executor.needs_context
-        task.is_bare = is_plain and task.run_in == "loop" and not task.needs_context
+        # A rate counts from when the function is called, which only an executor says.
+        has_rate = any(limit and limit.rate for limit in (task.limit, task.per_key))
+        is_simple = task.run_in == "loop" and not task.needs_context and not has_rate
+        task.is_bare = is_plain and is_simple
 
 
 def _table(settings: Settings, store: Store, clock: Clock) -> JobTable:
@@ -244,55 +260,61 @@ def _overload(settings: Settings, forecast: Forecast, clock: Clock) -> OverloadC
     )
 
 
-def _lanes(
-    settings: Settings, registry: TaskRegistry, store: Store, clock: Clock
-) -> dict[str, Lane]:
+def _queues(settings: Settings, registry: TaskRegistry) -> dict[str, QueueSettings]:
+    """The queues that settings and tasks name."""
     known = {queue.name: queue for queue in settings.queues}
     for name in (DEFAULT_QUEUE, *(task.queue for task in registry)):
         known.setdefault(name, QueueSettings(name))
-    limits = _limits(known, registry, clock)
-    _check_lacks(store, known, has_limits=limits is not None)
-    # What waits in the store is counted there.
-    capacity = _UNBOUNDED if store.hands_out else settings.queue_capacity
-    return {
-        name: Lane(
-            name,
-            concurrency=queue.concurrency or settings.default_concurrency,
-            capacity=queue.capacity or capacity,
-            queue=_queue(queue, limits, clock),
-        )
-        for name, queue in known.items()
-    }
-
-
-def _check_lacks(store: Store, queues: dict[str, QueueSettings], *, has_limits: bool) -> None:
-    """Raises ConfigurationError for settings of queues that the store cannot do."""
-    if has_limits and "limits" in store.lacks:
-        raise ConfigurationError(store.lacks["limits"])
-    for queue in queues.values():
-        if queue.aging_s is not None and "aging" in store.lacks:
-            raise ConfigurationError(f"queue {queue.name!r}: {store.lacks['aging']}")
-
-
-def _queue(queue: QueueSettings, limits: Limits | None, clock: Clock) -> PriorityQueue:
-    if limits is not None:
-        return LimitedQueue(limits)
-    return PriorityQueue() if queue.aging_s is None else AgingQueue(queue.aging_s, clock)
+    return known
 
 
 def _limits(
-    queues: dict[str, QueueSettings], registry: TaskRegistry, clock: Clock
-) -> Limits | None:
-    """The limits that queues and tasks have; None where none has any."""
+    queues: dict[str, QueueSettings], registry: TaskRegistry, store: Store, clock: Clock
+) -> Limits:
+    """The limits that queues and tasks have. Raises ConfigurationError for those that cannot work,
+    and for aging that cannot."""
     of_queues = {q.name: (q.limit, q.per_key) for q in queues.values() if q.limit or q.per_key}
-    if not of_queues and not any(task.limit or task.per_key for task in registry):
-        return None
+    has_limits = bool(of_queues) or any(task.is_limited for task in registry)
+    if has_limits and "limits" in store.lacks:
+        raise ConfigurationError(store.lacks["limits"])
     for queue in queues.values():
-        if queue.aging_s is not None:
+        if queue.aging_s is None:
+            continue
+        if has_limits:
             raise ConfigurationError(
                 f"queue {queue.name!r}: aging_s does not work beside limits; leave one of them out"
             )
+        if "aging" in store.lacks:
+            raise ConfigurationError(f"queue {queue.name!r}: {store.lacks['aging']}")
     return Limits(of_queues, clock)
+
+
+def _lanes(
+    settings: Settings,
+    queues: dict[str, QueueSettings],
+    registry: TaskRegistry,
+    limits: Limits,
+    store: Store,
+    clock: Clock,
+) -> dict[str, Lane]:
+    # What waits in the store is counted there.
+    capacity = _UNBOUNDED if store.hands_out else settings.queue_capacity
+    limited = {task.queue for task in registry if task.is_limited}
+    lanes = {}
+    for name, queue in queues.items():
+        lanes[name] = lane = Lane(
+            name,
+            concurrency=queue.concurrency or settings.default_concurrency,
+            capacity=queue.capacity or capacity,
+            queue=_queue(queue, clock),
+        )
+        if queue.limit or queue.per_key or name in limited:  # others are once such a job comes
+            lane.limit(limits)
+    return lanes
+
+
+def _queue(queue: QueueSettings, clock: Clock) -> PriorityQueue:
+    return PriorityQueue() if queue.aging_s is None else AgingQueue(queue.aging_s, clock)
 
 
 def _executors(settings: Settings, registry: TaskRegistry, clock: Clock) -> dict[str, Executor]:

@@ -11,10 +11,13 @@ from worker_runtime.acceptance.unique_keys import UniqueKeys
 from worker_runtime.clock.source import Clock
 from worker_runtime.engine.dispatcher import Dispatcher
 from worker_runtime.engine.events import EventHub
+from worker_runtime.engine.expiry import Expiry
 from worker_runtime.engine.held import HeldJobs
+from worker_runtime.engine.slots import Lane
 from worker_runtime.engine.table import JobTable
 from worker_runtime.errors import (
     InvalidArguments,
+    InvalidJob,
     JobConflict,
     QueueFull,
     ShuttingDown,
@@ -23,6 +26,7 @@ from worker_runtime.errors import (
 from worker_runtime.model.job import Job
 from worker_runtime.model.job_id import JobIds, check_job_id
 from worker_runtime.model.registry import TaskRegistry
+from worker_runtime.model.tasks.options import JobOptions
 from worker_runtime.model.uniqueness import Uniqueness
 from worker_runtime.model.values.copying import private_arguments
 from worker_runtime.model.values.sameness import is_same
@@ -49,6 +53,7 @@ class Intake:
         overload: OverloadControl,
         held: HeldJobs,
         unique_keys: UniqueKeys,
+        expiry: Expiry,
     ) -> None:
         self.held = held
         self.unique_keys = unique_keys
@@ -71,6 +76,7 @@ class Intake:
         self._forecast = forecast
         self._overload = overload
         self._is_limited = overload.has_limits
+        self._expiry = expiry
 
     def accept(
         self,
@@ -111,9 +117,14 @@ class Intake:
             lane.queue.waiting >= lane.capacity
             or self._is_limited
             or not self.is_open
-            or (job.options is not None and job.options.expires_at is not None)
+            or (
+                job.options is not None
+                and (job.options.expires_at is not None or job.options.key is not None)
+            )
         ):
             self.check_room(job)
+            _check_turns(lane, job.options)
+            self._dispatcher.prepare(lane, job)
         self._jobs[job_id] = job
         definition.tally.accepted += 1
         if self._subscriptions:
@@ -161,6 +172,7 @@ class Intake:
             if queue not in self._lanes:
                 names = ", ".join(self._dispatcher.lanes)
                 raise UnknownQueue(f"no queue {queue[:128]!r}; queues: {names}")
+            _check_turns(self._lanes[queue], overrides)
             priority = definition.priority if options.priority is None else options.priority
             job_id = self._ids.make(now) if options.job_id is None else check_job_id(options.job_id)
         self._order = order = self._order + 1
@@ -264,6 +276,7 @@ class Intake:
         if job.options is not None and job.options.unique_key is not None:
             self.unique_keys.claim(job.options.unique_key, job)
         if job.task.is_parked:
+            self._expiry.watch(job, _stands_nowhere)
             return True
         if job.options is not None and job.options.after:
             return False
@@ -280,6 +293,16 @@ class Intake:
 
     def new_id(self) -> str:
         return self._ids.make(self._wall())
+
+
+def _check_turns(lane: Lane, options: JobOptions | None) -> None:
+    """Raises InvalidJob for a key where keys cannot take turns."""
+    if options is not None and options.key is not None and not lane.queue.can_take_turns:
+        raise InvalidJob(f"key does not work in queue {lane.name!r}, whose jobs age; leave it out")
+
+
+def _stands_nowhere(job: Job) -> None:
+    """A parked job is in no line that it could be taken out of."""
 
 
 def same_payload(one: Job, other: Job) -> bool:

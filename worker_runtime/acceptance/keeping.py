@@ -33,6 +33,8 @@ class Acceptance:
             raise InvalidJob("unique_key names one job; it cannot be given for many")
         if options.parents:
             require(self._store, "after")
+        if options.has_key:
+            require(self._store, "key")
         make = self._intake.make
         jobs = [make(call.task, call.args, call.kwargs, options) for call in calls]
         parents = [options.parents] * len(jobs) if options.parents else None
@@ -94,6 +96,8 @@ class Acceptance:
             require(self._store, "unique_key")
         if options.parents:
             require(self._store, "after")
+        if options.has_key:
+            require(self._store, "key")
         job = self._intake.make(call.task, call.args, call.kwargs, options)
         return New(job, options.job_id is not None, options.unique, options.parents)
 

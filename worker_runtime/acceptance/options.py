@@ -35,6 +35,11 @@ class EnqueueOptions(msgspec.Struct, frozen=True):
     must_encode: bool = False
     wire: bool = False
 
+    @property
+    def has_key(self) -> bool:
+        """Whether the job is one of a party that takes turns with others."""
+        return self.overrides is not None and self.overrides.key is not None
+
 
 # A job as its task's policy says, called over a wire: what most jobs of an HTTP door are.
 WIRE = EnqueueOptions(must_encode=True, wire=True)

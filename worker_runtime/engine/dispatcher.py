@@ -12,15 +12,16 @@ import functools
 import logging
 from collections.abc import Iterator, Mapping
 from contextvars import copy_context
-from datetime import UTC, datetime
 from typing import Any
 
 from worker_runtime.clock.source import Clock
 from worker_runtime.engine.attempt import Attempts
 from worker_runtime.engine.deadlines import DeadlineTimer
 from worker_runtime.engine.events import EventHub
+from worker_runtime.engine.expiry import Expiry
 from worker_runtime.engine.finisher import Finisher
-from worker_runtime.engine.lines.limits import LimitedQueue
+from worker_runtime.engine.limit_timer import LimitTimer
+from worker_runtime.engine.lines.limits import LimitedQueue, Limits, key_of
 from worker_runtime.engine.slots import Lane, Slot
 from worker_runtime.model.activity import Failure
 from worker_runtime.model.job import Job
@@ -47,6 +48,8 @@ class Dispatcher:
         attempts: Attempts,
         finisher: Finisher,
         events: EventHub,
+        expiry: Expiry,
+        limits: Limits,
         clock: Clock,
         *,
         abandoned_max: int,
@@ -55,6 +58,9 @@ class Dispatcher:
         self._attempts = attempts
         self._finisher = finisher
         self._events = events
+        self._expiry = expiry
+        self._limits = limits
+        self._limit_timer = LimitTimer(limits, self._wake_queue, clock)
         self._subscriptions = events.subscriptions
         self._clock = clock
         # Where it counts they are called from a local name: an attribute that is called and is no
@@ -74,6 +80,8 @@ class Dispatcher:
         job.state = QUEUED if is_due else SCHEDULED
         if self._events.subscriptions:
             self._events.emit(job, self._clock.unix())
+        if job.options is not None or job.task.is_limited:
+            self.prepare(lane, job)
         if is_due:
             lane.queue.push(job)
         else:
@@ -86,11 +94,20 @@ class Dispatcher:
         except BaseException as error:
             self._look_again(lane, error)
 
+    def prepare(self, lane: Lane, job: Job) -> None:
+        """What there is to do before `job` waits in the lane, where it is limited or has options of
+        its own; comes before the push."""
+        self._expiry.watch(job, self.withdraw)
+        if lane.limited is None and (job.task.is_limited or key_of(job) is not None):
+            lane.limit(self._limits)
+
     def withdraw(self, job: Job) -> bool:
         """Take a job out of its queue; False where it has started already."""
         if job.state is RUNNING:
             return False
         self.lanes[job.queue].queue.withdraw(job)
+        if job.options is not None:
+            self._expiry.forget(job)
         self._ended.set()
         return True
 
@@ -159,6 +176,8 @@ class Dispatcher:
     async def close(self) -> None:
         """End what rests in the lanes. Assumes that nothing runs that is not given up."""
         self._watch.close()
+        self._expiry.close()
+        self._limit_timer.close()
         resting: list[asyncio.Task[None]] = []
         for lane in self.lanes.values():
             if lane.timer is not None:
@@ -181,17 +200,13 @@ class Dispatcher:
             if job.options is None:
                 return job
             expires_at = job.options.expires_at
-            if expires_at is None or self._wall() < expires_at:
+            if expires_at is None or self._expiry.begin(job, expires_at):
                 return job
-            passed_at = datetime.fromtimestamp(expires_at, UTC).isoformat(timespec="milliseconds")
-            text = f"waited longer than its deadline, which passed at {passed_at}"
-            failure = Failure(Reason.EXPIRED, "Expired", text)
-            self._finisher.apply(job, Outcome(OutcomeKind.RAISED, failure=failure), self._wall())
             if lane.limited is not None:
                 lane.limited.release(job)
             self.tell_ended()
-        if lane.limited is not None and lane.limited.allowed_at is not None:
-            self._set_timer(lane)
+        if lane.limited is not None:
+            self._limit_timer.look()
         return None
 
     def _not_started(self, lane: Lane, job: Job | None, error: BaseException) -> None:
@@ -216,15 +231,18 @@ class Dispatcher:
     def _release(self, limited: LimitedQueue, job: Job) -> None:
         """Give back what the job's attempt used of its limits, which another queue may wait for."""
         limited.release(job)
-        asyncio.get_running_loop().call_soon(self._wake_all)
+        self._limit_timer.look()
 
-    def _wake_all(self) -> None:
-        for lane in self.lanes.values():
-            self.wake(lane)
+    def _began(self, limited: LimitedQueue, job: Job) -> None:
+        limited.began(job)
+        self._limit_timer.look()
+
+    def _wake_queue(self, name: str) -> None:
+        self.wake(self.lanes[name])
 
     def _open_slot(self, lane: Lane, job: Job) -> None:
         loop = asyncio.get_running_loop()
-        slot = Slot(lane, self._watch.arm, self._clock)
+        slot = Slot(lane, self._watch.arm, self._began, self._clock)
         self._occupy(slot, job, self._monotonic())
         lane.running.add(slot)
         serving = self._serve(lane, slot)
@@ -397,9 +415,6 @@ class Dispatcher:
 
     def _set_timer(self, lane: Lane) -> None:
         due_at = lane.queue.next_due
-        allowed_at = None if lane.limited is None else lane.limited.allowed_at
-        if allowed_at is not None:
-            due_at = allowed_at if due_at is None else min(due_at, allowed_at)
         if due_at is None:
             return
         loop = asyncio.get_running_loop()

@@ -14,6 +14,7 @@ import msgspec
 
 from worker_runtime.clock.source import Clock
 from worker_runtime.engine.dispatcher import Dispatcher
+from worker_runtime.engine.expiry import Expiry
 from worker_runtime.engine.finisher import Finisher
 from worker_runtime.engine.table import JobTable
 from worker_runtime.model.activity import Failure
@@ -40,11 +41,17 @@ class HeldJobs:
     """
 
     def __init__(
-        self, table: JobTable, finisher: Finisher, dispatcher: Dispatcher, clock: Clock
+        self,
+        table: JobTable,
+        finisher: Finisher,
+        dispatcher: Dispatcher,
+        expiry: Expiry,
+        clock: Clock,
     ) -> None:
         self._table = table
         self._finisher = finisher
         self._dispatcher = dispatcher
+        self._expiry = expiry
         self._clock = clock
         self._held: dict[str, _Held] = {}
         self._children: dict[str, list[str]] = {}
@@ -76,12 +83,15 @@ class HeldJobs:
             self._cancel(held, lost)
         elif not held.missing:
             self._release(held)
+        else:
+            self._expiry.watch(job, self.withdraw)
 
     def withdraw(self, job: Job) -> bool:
         """Take a job out that is going to be cancelled; False where it is not held."""
         if self._held.pop(job.id, None) is None:
             return False
         self._dispatcher.lanes[job.queue].queue.unreserve()
+        self._expiry.forget(job)
         self._dispatcher.tell_ended()
         return True
 

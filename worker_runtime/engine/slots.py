@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 from worker_runtime.clock.source import Clock
-from worker_runtime.engine.lines.limits import LimitedQueue
+from worker_runtime.engine.lines.limits import LimitedQueue, Limits
 from worker_runtime.engine.lines.priority_queue import PriorityQueue
 from worker_runtime.executors import Executor
 from worker_runtime.model.context import JobContext
@@ -50,6 +50,12 @@ class Lane:
         self.timer: asyncio.Handle | None = None
         self.timer_at = 0.0
 
+    def limit(self, limits: Limits) -> None:
+        """Have what waits here heed limits and keys from now on. A queue whose jobs age has no
+        turns to give: a job with a key is refused there, and one of an earlier life ages."""
+        if self.queue.can_take_turns:
+            self.queue = self.limited = LimitedQueue.taking_over(self.queue, limits, self.name)
+
 
 class Slot:
     """A place that attempts one job at a time, and the attempt that runs in it now.
@@ -60,6 +66,7 @@ class Slot:
 
     __slots__ = (
         "began_at",
+        "begun",
         "clean",
         "clean_values",
         "context",
@@ -79,9 +86,17 @@ class Slot:
 
     job: Job  # the running one; none while the slot is idle, or its result would outlive it
 
-    def __init__(self, lane: Lane, watch: Callable[[float], None], clock: Clock) -> None:
+    def __init__(
+        self,
+        lane: Lane,
+        watch: Callable[[float], None],
+        begun: Callable[[LimitedQueue, Job], None],
+        clock: Clock,
+    ) -> None:
+        """`watch` is told of deadlines, `begun` of attempts that come out of a limited queue."""
         self.lane = lane
         self.watch = watch
+        self.begun = begun
         self.monotonic = clock.monotonic
         self.clean: contextvars.Context | None = None
         self.clean_values: list[tuple[contextvars.ContextVar[Any], Any]] = []
@@ -118,6 +133,8 @@ class Slot:
         if timeout_s is not None and self.stopped_by is None:
             self.deadline = deadline = began_at + timeout_s
             self.watch(deadline)
+        if self.lane.limited is not None:
+            self.begun(self.lane.limited, self.job)
 
     def interrupt(self) -> None:
         if self.runner is not None:

@@ -28,7 +28,8 @@ class Job(msgspec.Struct, gc=False, eq=False, weakref=False):
     where today's annotations have made something else of that. `result` too is nobody's to change.
     `order` is the place in line: a lower number was
     accepted earlier; it survives retries and restarts. `must_encode`: somebody will read the result
-    as JSON or MessagePack, so one that cannot be encoded fails the job.
+    as JSON or MessagePack, so one that cannot be encoded fails the job. `has_begun`: so
+    that its expiry counts no more; known of jobs that have one.
     """
 
     id: str
@@ -52,6 +53,7 @@ class Job(msgspec.Struct, gc=False, eq=False, weakref=False):
     waiters: list[Any] | None = None
     must_encode: bool = False
     accepted: Arguments | None = None
+    has_begun: bool = False
 
     @property
     def is_ended(self) -> bool:

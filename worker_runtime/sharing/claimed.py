@@ -20,6 +20,7 @@ from worker_runtime.model.registry import TaskRegistry
 from worker_runtime.model.states import RUNNING, Reason, StopReason
 from worker_runtime.model.tasks.crash_rule import reason_to_fail
 from worker_runtime.sharing.watched import WatchedJobs
+from worker_runtime.stores.redis.leases import Lease
 from worker_runtime.stores.redis.lookup import UNKNOWN_FUNCTION
 from worker_runtime.stores.redis.manner import Claimed
 from worker_runtime.stores.redis.store import RedisStore
@@ -147,7 +148,15 @@ class ClaimedJobs:
             text = f"task {found.function}: {error}"
             self._end(lane, claimed, found, TypeError(text), Reason.ERROR, text)
             return
+        job.has_begun = await self._has_begun(job, lease)
         self._intake.restore(job)
+
+    async def _has_begun(self, job: Job, lease: Lease) -> bool:
+        """Whether an attempt of a job with an expiry may have begun before. Asks Redis where the
+        tries do not tell."""
+        if job.options is None or job.options.expires_at is None:
+            return False
+        return lease.tries > 1 or await self._store.has_begun(job.id)
 
     def _job(self, lane: Lane, claimed: Claimed, found: WireJob) -> Job:
         lease = claimed.lease

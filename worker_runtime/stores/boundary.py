@@ -23,7 +23,15 @@ from worker_runtime.model.tasks.policy import TaskPolicy
 from worker_runtime.model.uniqueness import Uniqueness
 
 Feature = Literal[
-    "unique_key", "after", "workflows", "delete", "limits", "aging", "transaction", "only_for"
+    "unique_key",
+    "key",
+    "after",
+    "workflows",
+    "delete",
+    "limits",
+    "aging",
+    "transaction",
+    "only_for",
 ]
 
 Accepted = tuple[Job, bool]

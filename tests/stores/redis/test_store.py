@@ -339,6 +339,47 @@ async def test_expired_jobs_do_not_run(server: RedisServer) -> None:
             await job.result(timeout_s=5)
 
 
+@pytest.mark.parametrize(
+    "step",
+    [RuntimeError("down"), RunAgain(0.2), RunAgain(0.2, uses_attempt=True)],
+    ids=["retry", "again", "again-counted"],
+)
+async def test_a_job_that_has_begun_does_not_expire(server: RedisServer, step: Exception) -> None:
+    """A11."""
+    steps = [step]
+
+    @task(retry=Retry(max_attempts=2, delay_s=0.2, jitter=0))
+    async def once_more() -> str:
+        if steps:
+            raise steps.pop()
+        return "done"
+
+    async with Runtime([once_more], store=server.url) as runtime:
+        job = await runtime.options(job_id="a", expires_s=0.15).enqueue(once_more)
+        assert await job.result(timeout_s=5) == "done"
+    with server.client() as client:
+        assert client.keys("worker-runtime:begun:*") == []  # it goes with the job
+
+
+async def test_a_job_that_a_stop_gave_back_does_not_expire(server: RedisServer) -> None:
+    gate = asyncio.Event()
+
+    @task
+    async def wait() -> str:
+        await gate.wait()
+        return "done"
+
+    first = Runtime([wait], store=server.url)
+    await first.start()
+    job = await first.options(expires_s=0.2).enqueue(wait)
+    await _running(first, job.id)
+    await first.stop(within_s=0)
+    await asyncio.sleep(0.2)  # the expiry itself
+    gate.set()
+    async with Runtime([wait], store=server.url) as second:
+        assert await (await second.find(job.id)).result(timeout_s=5) == "done"
+
+
 async def test_arguments_that_are_not_plain_are_refused(server: RedisServer) -> None:
     @task
     async def anything(value: Any) -> None: ...

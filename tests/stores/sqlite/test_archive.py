@@ -96,6 +96,26 @@ async def test_dead_letters_run_again_in_the_next_life(tmp_path: Path) -> None:
     await store.close()
 
 
+async def test_a_dead_letter_that_runs_again_has_all_the_time_it_takes(tmp_path: Path) -> None:
+    """A11: it is too late for its caller already, and somebody wants it run all the same."""
+    store = make_store(tmp_path)
+    await store.open()
+    await recovered(store)
+    jobs = Jobs()
+    gone = jobs.make(options=JobOptions(expires_at=1.0, label="late"))
+    await kept(store, gone, jobs.make(options=JobOptions(expires_at=1.0)))
+    expired = Transition(FAILED, 2.0, None, Failure(None, "Expired", "late"))
+    await changed(store, gone, expired)
+    assert await store.archive.revive(["job-1"]) == ["job-1"]
+    await store.close()
+    store = make_store(tmp_path)
+    await store.open()
+    first, second = await recovered(store)
+    assert first.options == JobOptions(label="late")
+    assert second.options == JobOptions(expires_at=1.0)
+    await store.close()
+
+
 async def test_a_dead_letter_whose_key_another_has_is_passed_over(tmp_path: Path) -> None:
     """A24, with no worker there."""
     store = make_store(tmp_path)

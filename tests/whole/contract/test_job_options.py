@@ -437,7 +437,7 @@ async def test_a_file_keeps_every_option_that_is_kept(tmp_path: Path, option: Op
 
 
 @pytest.mark.parametrize("option", OPTIONS, ids=lambda option: option.name)
-async def test_redis_keeps_refuses_or_passes_over_an_option_as_declared(
+async def test_redis_keeps_or_refuses_an_option_as_declared(
     server: RedisServer, option: Option
 ) -> None:
     async with running(server.url) as runtime:
@@ -447,10 +447,6 @@ async def test_redis_keeps_refuses_or_passes_over_an_option_as_declared(
             return
         before = await accepted(runtime, option.name)
     expected = {**shown(before), "due_at": pytest.approx(before.due_at, abs=0.01)}
-    if option.in_redis == "unused":
-        assert option.field is not None
-        assert option.kept_as is not None
-        expected[option.kept_as] = getattr(NO_OPTIONS, option.field)
     async with running(server.url) as runtime:
         assert shown(await runtime.job(before.id)) == expected
 
@@ -495,7 +491,7 @@ def test_a_kept_job_has_a_field_for_every_option_that_is_kept() -> None:
 
 def test_the_stores_lack_what_is_declared() -> None:
     refused = {each.name for each in OPTIONS if each.in_redis == "refused"}
-    features = {"unique_key", "after"}
+    features = {"unique_key", "key", "after"}
     assert refused & set(RedisStore.lacks) == features
     assert refused - features == {"unique_for_s", "unique_states"}  # nothing without unique_key
     assert not refused & (set(MemoryStore.lacks) | set(SqliteStore.lacks))

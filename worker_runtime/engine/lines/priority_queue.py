@@ -26,6 +26,8 @@ class PriorityQueue:
 
     __slots__ = ("_delayed", "_lines", "_reserved", "_withdrawn", "waiting")
 
+    can_take_turns = True
+
     def __init__(self) -> None:
         self._lines: tuple[deque[Job], ...] = tuple(deque() for _ in Priority)
         self._delayed: list[tuple[float, int, Job]] = []
@@ -149,6 +151,8 @@ class AgingQueue(PriorityQueue):
     higher original priority."""
 
     __slots__ = ("_aging_s", "_wall")
+
+    can_take_turns = False
 
     def __init__(self, aging_s: float, clock: Clock) -> None:
         super().__init__()

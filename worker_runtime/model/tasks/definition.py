@@ -111,6 +111,7 @@ class TaskDefinition:
         "is_async",
         "is_bare",
         "is_cancellable",
+        "is_limited",
         "limit",
         "max_attempts",
         "name",
@@ -149,6 +150,7 @@ class TaskDefinition:
         self.on_crash = policy.on_crash
         self.limit = policy.limit
         self.per_key = policy.per_key
+        self.is_limited = policy.limit is not None or policy.per_key is not None
         self.domain = policy.domain
         self.is_async = fn is not None and _is_async(fn)
         self.run_in: RunIn = policy.run_in or ("loop" if self.is_async else "thread")

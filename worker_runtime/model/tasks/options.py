@@ -33,7 +33,7 @@ from worker_runtime.model.tasks.kinds import (
 )
 from worker_runtime.model.tasks.policy import Retry
 
-InRedis = Literal["kept", "refused", "unused"]
+InRedis = Literal["kept", "refused"]
 
 
 class Option(msgspec.Struct, frozen=True):
@@ -147,9 +147,9 @@ OPTIONS = (
         "key",
         str | None,
         Text.of(1, 256),
-        "The party whose limits per key count.",
+        "The party that takes turns with others, and whose limits per key count.",
         kept_as="options.key",
-        in_redis="unused",
+        in_redis="refused",
     ),
     Option(
         "unique_key",

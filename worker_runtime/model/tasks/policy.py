@@ -100,20 +100,22 @@ NO_RETRY = Retry(max_attempts=1)
 
 
 class Limit(msgspec.Struct, frozen=True):
-    """At most `concurrency` attempts at a time, and `rate` starts in `per_s` seconds."""
+    """At most `concurrency` attempts at a time, and `rate` starts in any `per_s` seconds.
+
+    `burst` of these may start at once, the others one each `per_s / rate` seconds; None: all of
+    them. A start is the call of the function, not the wait for a thread or child before it.
+    """
 
     concurrency: int | None = None
     rate: int | None = None
     per_s: float = 1.0
+    burst: int | None = None
 
     def __post_init__(self) -> None:
-        require(
-            self.concurrency is None or self.concurrency >= 1,
-            "Limit.concurrency",
-            "at least 1",
-            self.concurrency,
-        )
-        require(self.rate is None or self.rate >= 1, "Limit.rate", "at least 1", self.rate)
+        for name in ("concurrency", "rate", "burst"):
+            value = getattr(self, name)
+            is_whole = isinstance(value, int) and not isinstance(value, bool) and value >= 1
+            require(value is None or is_whole, f"Limit.{name}", "a whole number, 1 or more", value)
         require(0 < self.per_s < 1e9, "Limit.per_s", "seconds above 0", self.per_s)
         require(
             self.concurrency is not None or self.rate is not None,
@@ -121,6 +123,9 @@ class Limit(msgspec.Struct, frozen=True):
             "given a concurrency, a rate or both",
             self,
         )
+        if self.burst is not None:
+            fits = self.rate is not None and self.burst <= self.rate
+            require(fits, "Limit.burst", f"at most the rate, {self.rate}", self.burst)
 
 
 class TaskPolicy(msgspec.Struct, frozen=True):

@@ -38,6 +38,7 @@ from worker_runtime.stores.redis.outbox import Outbox
 from worker_runtime.stores.redis.script import REDIS_ERRORS, Script
 from worker_runtime.stores.redis.signals import Signals
 from worker_runtime.stores.redis.wire.layout import (
+    BEGUN_PREFIX,
     EXPIRES_EXTRA_MS,
     HEALTH_SUFFIX,
     RETRY_PREFIX,
@@ -68,6 +69,10 @@ class RedisStore(SharedStore):
     lacks: Mapping[Feature, str] = {
         "unique_key": (
             "unique_key does not work with a Redis store; give the job a job_id of its own"
+        ),
+        "key": (
+            "key does not work with a Redis store, where jobs wait in one line for all workers; "
+            "leave it out"
         ),
         "after": "after does not work with a Redis store; enqueue from the job before it",
         "workflows": "chains and groups do not work with a Redis store",
@@ -237,6 +242,10 @@ class RedisStore(SharedStore):
         """Take over the number of the first try that the enqueuer asked for."""
         await self._client.set(RETRY_PREFIX + lease.job_id, tries, ex=RETRY_TTL_S)
         lease.tries = tries
+
+    async def has_begun(self, job_id: str) -> bool:
+        """Whether an attempt of a waiting job began that used up no try. Raises redis errors."""
+        return bool(await self.client.exists(BEGUN_PREFIX + job_id))
 
     async def release(self, leases: Sequence[Lease], *, unknown: bool = False) -> None:
         """Give claimed jobs back unstarted. `unknown`: this kind of worker does not have their

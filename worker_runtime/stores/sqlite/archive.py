@@ -22,6 +22,7 @@ from worker_runtime.stores.sqlite.rows import (
     Columns,
     changed_columns,
     decode_job,
+    late_options,
     unique_key_in,
 )
 
@@ -133,7 +134,9 @@ class Archive:
             for row in keyless:
                 job = decode_job(row, self.tasks, checked=False)
                 changed = changed_columns(job, revival(job, self.clock.wall()))
-                batch.revive([*row[: len(FIXED)], *changed])
+                fixed = list(row[: len(FIXED)])
+                fixed[_OPTIONS] = late_options(row[_OPTIONS])
+                batch.revive([*fixed, *changed])
             write(connection, batch)
             self._retention.committed(batch)
             return [row[1] for row in keyless]

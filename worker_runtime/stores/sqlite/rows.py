@@ -72,6 +72,7 @@ STANDS_FOR_NULL = {
 
 # Plain text: `State.value` is a Python-level property on 3.11, and too dear here.
 _STATES = {str(state): state for state in State}
+_WAITING = (QUEUED, SCHEDULED)
 _SCHEDULED, _QUEUED, _RUNNING = str(SCHEDULED), str(QUEUED), str(RUNNING)
 
 _encode = msgspec.msgpack.Encoder().encode
@@ -196,7 +197,8 @@ def changed_columns(job: Job, transition: Transition) -> Columns:
         transition.attempt,
         transition.crashes,
         transition.due_at or 0.0,
-        *(NO_TIME, NO_TIME, NO_TIME, NO_BYTES, NO_BYTES),
+        _time(job.started_at),  # it has begun once: what `decode_job` needs to know of its expiry
+        *(NO_TIME, NO_TIME, NO_BYTES, NO_BYTES),
         _encoded_activity(activity, attempts),
     )
 
@@ -271,6 +273,9 @@ def decode_job(row: Columns, tasks: Callable[[str], TaskDefinition], *, checked:
     job.must_encode = bool(row[8])
     job.attempt, job.crashes, job.due_at = row[10], row[11], row[12] or 0.0
     job.started_at, job.ended_at = row[13], row[14]
+    job.has_begun = job.started_at is not None or job.attempt > 0
+    if job.state in _WAITING:
+        job.started_at = None
     if row[16] is not None:
         job.result = _result(row[16], task)
     if row[17] is not None:
@@ -281,6 +286,15 @@ def decode_job(row: Columns, tasks: Callable[[str], TaskDefinition], *, checked:
             stored.progress, stored.metrics, stored.metrics_dropped, stored.attempts
         )
     return job
+
+
+def late_options(options: bytes | None) -> bytes | bytearray | None:
+    """A row's options for a job that is to begin however late it is; nothing else of them is read,
+    as that may need the task's own classes. Raises msgspec.MsgspecError."""
+    fields = None if options is None else _decode(options)
+    if fields is None or fields.pop("expires_at", None) is None:
+        return options
+    return bytearray(_encode(fields)) if fields else None
 
 
 def unique_key_in(options: bytes | None) -> str | None:

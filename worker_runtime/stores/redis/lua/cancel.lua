@@ -13,7 +13,7 @@ for i = 5, #ARGV do
       redis.call('PUBLISH', 'worker-runtime:wake:' .. ARGV[i], 'abort')
       return 'told'
     end
-    redis.call('DEL', 'arq:job:' .. id, 'arq:retry:' .. id)
+    redis.call('DEL', 'arq:job:' .. id, 'arq:retry:' .. id, 'worker-runtime:begun:' .. id)
     redis.call('ZREM', ARGV[i], id)
     redis.call('ZREM', 'arq:abort', id)
     if ARGV[4] == '0' then

@@ -23,6 +23,9 @@ local function again(f, lease)
   end
   if f[6] == '0' then
     redis.call('DEL', retry)
+    -- The counter no longer tells: a job that has begun does not expire.
+    redis.call('SET', 'worker-runtime:begun:' .. id, '1', 'PX',
+      string.format('%.0f', math.max(left, ttl_min)))
   else
     redis.call('SET', retry, f[6], 'EX', 88400)
     redis.call('SET', 'worker-runtime:again:' .. id, '1', 'EX', 88400)
@@ -39,9 +42,9 @@ local function ended(f, lease)
   local id, result, ttl, hold = f[1], f[8], f[9], f[10]
   -- Deletions first: after them Redis admits the write of the result also when memory is full.
   local gone = {'arq:job:' .. id, 'arq:retry:' .. id, 'worker-runtime:progress:' .. id,
-    'worker-runtime:crashes:' .. id}
+    'worker-runtime:crashes:' .. id, 'worker-runtime:begun:' .. id}
   if hold == '0' then
-    gone[5] = lease
+    gone[#gone + 1] = lease
   else
     redis.call('PEXPIRE', lease, hold)
   end

@@ -6,7 +6,8 @@ local id, queue = ARGV[1], ARGV[2]
 if redis.call('EXISTS', 'arq:job:' .. id) == 1 then
   return 0
 end
-redis.call('DEL', 'arq:result:' .. id, 'worker-runtime:dead:' .. id, 'arq:retry:' .. id)
+redis.call('DEL', 'arq:result:' .. id, 'worker-runtime:dead:' .. id, 'arq:retry:' .. id,
+  'worker-runtime:begun:' .. id)
 redis.call('ZREM', 'worker-runtime:dead', id)
 redis.call('ZREM', 'arq:abort', id)
 redis.call('PSETEX', 'arq:job:' .. id, ARGV[4], ARGV[5])

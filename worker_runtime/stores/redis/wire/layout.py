@@ -41,6 +41,7 @@ CRON_HOLD_MS = 60_000
 
 # Ours alone, beside arq's: no arq process looks at them; those of a job expire.
 WAKE_CHANNEL = "worker-runtime:wake:"
+BEGUN_PREFIX = "worker-runtime:begun:"
 DEAD_PREFIX = "worker-runtime:dead:"
 DEAD_INDEX = "worker-runtime:dead"
 DEAD_TTL_S = 7 * 86_400
