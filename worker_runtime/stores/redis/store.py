@@ -245,7 +245,7 @@ class RedisStore(SharedStore):
 
     async def has_begun(self, job_id: str) -> bool:
         """Whether an attempt of a waiting job began that used up no try. Raises redis errors."""
-        return bool(await self.client.exists(BEGUN_PREFIX + job_id))
+        return bool(await self._client.exists(BEGUN_PREFIX + job_id))
 
     async def release(self, leases: Sequence[Lease], *, unknown: bool = False) -> None:
         """Give claimed jobs back unstarted. `unknown`: this kind of worker does not have their
