@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from worker_runtime.clock.source import SYSTEM, Clock
+from worker_runtime.clock.source import Clock
 from worker_runtime.stores.redis.leases import Lease
 from worker_runtime.stores.redis.location import (
     RedisLocation,
@@ -55,10 +55,11 @@ class Outbox:
     is kept and tried again, and `failure` says why.
     """
 
+    _wall: Callable[[], float]  # from the start on; nothing is written before
+
     def __init__(self, location: RedisLocation) -> None:
         self._location = location
         self._client: Any = None
-        self._wall = SYSTEM.wall
         self._script = Script("finish")
         self._waiting: deque[Finish] = deque()
         self._batch: list[Finish] = []
