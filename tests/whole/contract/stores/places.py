@@ -32,6 +32,10 @@ LACKS: dict[tuple[str, Feature], str] = {
     ("redis", "unique_key"): (
         "unique_key does not work with a Redis store; give the job a job_id of its own"
     ),
+    ("redis", "key"): (
+        "key does not work with a Redis store, where jobs wait in one line for all workers; "
+        "leave it out"
+    ),
     ("redis", "after"): ("after does not work with a Redis store; enqueue from the job before it"),
     ("redis", "workflows"): "chains and groups do not work with a Redis store",
     ("redis", "delete"): "a Redis store forgets ended jobs by itself, and only so",

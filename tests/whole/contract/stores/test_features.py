@@ -47,6 +47,19 @@ async def test_a_unique_key_may_hold_for_a_time(store: Place, world: World) -> N
     assert world.order == [1]
 
 
+@pytest.mark.needs("key")
+async def test_keys_take_turns(store: Place, world: World) -> None:
+    async with world.runtime(store, concurrency=1) as runtime:
+        runtime.pause("default")
+        one, two = runtime.options(key="one"), runtime.options(key="two")
+        jobs = [await one.enqueue("note", n) for n in (1, 2, 3)]
+        jobs.append(await two.enqueue("note", 4))
+        runtime.resume("default")
+        for job in jobs:
+            await job.result(timeout_s=20)
+    assert world.order == [1, 4, 2, 3]
+
+
 @pytest.mark.needs("after")
 async def test_a_job_waits_for_those_before_it(store: Place, world: World) -> None:
     async with world.runtime(store) as runtime:

@@ -47,6 +47,7 @@ async def test_what_http_can_ask_for_is_refused_in_the_same_words(
         await done.result(timeout_s=20)
         asked: list[tuple[Feature, int, str, str, Any]] = [
             ("unique_key", 422, "POST", "/jobs", {"unique_key": "one"}),
+            ("key", 422, "POST", "/jobs", {"key": "one"}),
             ("after", 422, "POST", "/jobs", {"after": [done.id]}),
             ("delete", 409, "DELETE", f"/jobs/{done.id}?purge=true", None),
             ("delete", 409, "DELETE", "/jobs?state=completed", None),
