@@ -96,7 +96,7 @@ CASES: dict[str, list[Asked]] = {
     "timeout": [with_options(timeout_s=9.0), with_options(timeout_s=None)],
     "retry": [with_options(retry=Retry(max_attempts=2)), with_options(retry=None)],
     "time to live": [with_options(result_ttl_s=9.0), with_options(result_ttl_s=0.0)],
-    "expiry": [with_options(expires_s=9.0)],
+    "expiry": [with_options(expires_s=900.0)],
     "label and key": [with_options(label="x"), with_options(key="k")],
     "given ids": [with_options(job_id="given-1"), with_options(job_id="given-2", label="x")],
     "wrong ids": [

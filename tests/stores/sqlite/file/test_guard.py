@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import shutil
@@ -187,7 +188,8 @@ async def test_locks_that_the_application_has_on_the_file_are_kept(
     await (old := make_store(tmp_path)).open()
     await old.close()
     if what == "busy":
-        sqlite3.connect(path).execute("PRAGMA journal_mode = DELETE").close()
+        with contextlib.closing(sqlite3.connect(path)) as connection:
+            connection.execute("PRAGMA journal_mode = DELETE")
     application = sqlite3.connect(path, isolation_level=None)
     application.execute("BEGIN IMMEDIATE" if what == "busy" else "SELECT * FROM worker_jobs")
     before = _locks_of(path)
